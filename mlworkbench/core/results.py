@@ -9,7 +9,7 @@ __all__ = ['plain', 'Result']
 import html
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,6 +41,7 @@ class Result:
     name: str = ""
     status: str = "passed"  # passed, failed or skipped
     reasons: tuple[str, ...] = ()  # why it failed or was skipped, a sentence each
+    sources: dict[str, Any] = field(default_factory=dict)  # the inputs, resolved: paths, tags, hashes
 
     def summary(self) -> dict[str, Any]:
         """Numbers and words, equal for equal input: no times, ids or paths."""
@@ -66,7 +67,7 @@ class Result:
         """All of it as plain JSON values."""
         return plain({
             "stage": self.stage, "name": self.name, "status": self.status, "reasons": list(self.reasons),
-            "summary": self.summary(), "artifacts": self.artifacts(),
+            "summary": self.summary(), "artifacts": self.artifacts(), "sources": self.sources,
         })
 
     def save(self, path: str | Path) -> Path:
