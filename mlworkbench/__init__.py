@@ -1,3 +1,86 @@
-"""From a fitted model to a monitored service, without leaving JupyterLab."""
+"""From a fitted model to a monitored service, without leaving JupyterLab.
+
+Importing it loads nothing heavy: each public name is fetched from its room when it is first used.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from mlworkbench.app.workbench import Workbench
+    from mlworkbench.bundling.build import Bundle, build_bundle
+    from mlworkbench.containers.image import Image, containerize
+    from mlworkbench.core.errors import (
+        Cancelled,
+        GateFailed,
+        InputError,
+        MissingPart,
+        NotFound,
+        WorkbenchError,
+    )
+    from mlworkbench.deployment.deploy import Deployment, deploy, find_deployment
+    from mlworkbench.evaluation.evaluate import Evaluation, evaluate
+    from mlworkbench.model.loading import Model, load_model, save_model
+    from mlworkbench.monitoring.monitor import MonitoringReport, monitor
+
+# public name to the module that has it
+_PUBLIC = {
+    "Bundle": "bundling.build",
+    "Cancelled": "core.errors",
+    "Deployment": "deployment.deploy",
+    "Evaluation": "evaluation.evaluate",
+    "GateFailed": "core.errors",
+    "Image": "containers.image",
+    "InputError": "core.errors",
+    "MissingPart": "core.errors",
+    "Model": "model.loading",
+    "MonitoringReport": "monitoring.monitor",
+    "NotFound": "core.errors",
+    "Workbench": "app.workbench",
+    "WorkbenchError": "core.errors",
+    "build_bundle": "bundling.build",
+    "containerize": "containers.image",
+    "deploy": "deployment.deploy",
+    "evaluate": "evaluation.evaluate",
+    "find_deployment": "deployment.deploy",
+    "load_model": "model.loading",
+    "monitor": "monitoring.monitor",
+    "save_model": "model.loading",
+}
+
+__all__ = [
+    "Bundle",
+    "Cancelled",
+    "Deployment",
+    "Evaluation",
+    "GateFailed",
+    "Image",
+    "InputError",
+    "MissingPart",
+    "Model",
+    "MonitoringReport",
+    "NotFound",
+    "Workbench",
+    "WorkbenchError",
+    "build_bundle",
+    "containerize",
+    "deploy",
+    "evaluate",
+    "find_deployment",
+    "load_model",
+    "monitor",
+    "save_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'mlworkbench' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"mlworkbench.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

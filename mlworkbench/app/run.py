@@ -157,7 +157,8 @@ def _execute(function: Callable[..., Result], values: dict[str, Any], when: str)
         return Result(name=str(values.get("name") or ""), status="skipped", reasons=(str(missing),))
 
 
-def run_stage(function: Callable[..., Result], *, out: str | None = None, when: str = "always", **values: Any) -> Result:
+def run_stage(function: Callable[..., Result], *, out: str | None = None, when: str = "always", upstream: bool = True,
+              **values: Any) -> Result:
     """Run a stage and keep its record; returns what it found.
 
     Parameters
@@ -168,6 +169,10 @@ def run_stage(function: Callable[..., Result], *, out: str | None = None, when: 
         Folder for the record; None: a new one in the workspace.
     when
         ``always``, or ``if_available``: skip when the environment lacks a part.
+    upstream
+        Make the demo's upstream artefact when nothing was named and nothing is there.
+    values
+        The stage's parameters.
 
     Raises
     ------
@@ -182,7 +187,8 @@ def run_stage(function: Callable[..., Result], *, out: str | None = None, when: 
         with _logging(folder):
             coerce(f"{definition.name}: when", RUN_PARAMETERS[1].annotation, when)
             values = definition.coerce(values)
-            prepare(definition, values)
+            if upstream:
+                prepare(definition, values)
             result = _execute(function, values, when)
             _keep(folder, definition, result, values)
             report(f"{definition.name}: {result.headline()}", 1.0)
