@@ -1,0 +1,99 @@
+"""A bundle folder made by hand, for tests of the `serving` room: what `bundling` builds, without building it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import skops.io
+from sklearn.base import BaseEstimator
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from mlworkbench.serving.integrity import installed_version, sha256_file
+from mlworkbench.serving.signature import Column, Signature
+
+ROOT = Path(__file__).resolve().parent.parent
+DROPPED = ["id", "year", "employed", "parents_employment"]
+
+
+def census(rows: int = 2000) -> tuple[pd.DataFrame, np.ndarray]:
+    """The demo's people, without the target, and whether they are employed."""
+    frame = pd.read_parquet(ROOT / "templates/demo/census_employment.parquet").head(rows)
+    return frame.drop(columns=DROPPED), frame["employed"].to_numpy(dtype=object)
+
+
+def fitted_pipeline(X: pd.DataFrame, y: np.ndarray, *, trees: int = 0) -> BaseEstimator:
+    """A pipeline on mixed types; `trees` > 0 makes it a forest, which takes some milliseconds a row."""
+    numbers = list(X.columns[X.dtypes == "float64"])
+    words = [c for c in X.columns if c not in numbers]
+    prepare = make_column_transformer(
+        (make_pipeline(SimpleImputer(), StandardScaler()), numbers),
+        (OneHotEncoder(handle_unknown="ignore", sparse_output=False), words),
+    )
+    model = RandomForestClassifier(trees, max_depth=8, random_state=0) if trees else LogisticRegression(max_iter=500)
+    return make_pipeline(prepare, model).fit(X, y)
+
+
+def census_signature(X: pd.DataFrame) -> Signature:
+    """The contract of the demo's columns."""
+    columns = []
+    for name, values in X.items():
+        nullable = bool(values.isna().any())
+        if values.dtype == "float64":
+            edges = {"minimum": float(values.min()), "maximum": float(values.max())}
+            columns.append(Column(name, "number", "float64", nullable, **edges))
+        else:
+            known = sorted(values.dropna().unique().tolist())
+            columns.append(Column(name, "string", str(values.dtype), nullable, categories=known))
+    return Signature(columns, "binary", ["no", "yes"])
+
+
+def json_rows(frame: pd.DataFrame) -> list[dict]:
+    """A frame's rows as a caller sends them: null where a value is missing."""
+    return [{k: None if pd.isna(v) else v for k, v in row.items()} for row in frame.to_dict("records")]
+
+
+def write_bundle(folder: Path, model: BaseEstimator, signature: Signature, X: pd.DataFrame, **settings) -> Path:
+    """Write all that the service reads; the golden rows are the first of `X`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(ROOT / "mlworkbench/serving", folder / "serving", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("service.py", "page.html"):
+        shutil.copy(ROOT / "templates/service" / name, folder / name)
+    (folder / "model").mkdir()
+    skops.io.dump(model, folder / "model/model.skops")
+    golden = {"rows": json_rows(X), "predictions": model.predict(X).tolist(), "tolerance": 1e-9}
+    if signature.classes:
+        golden |= {"classes": list(signature.classes), "probabilities": model.predict_proba(X).tolist()}
+    write_json(folder / "golden.json", golden)
+    write_json(folder / "signature.json", signature.to_dict())
+    write_json(folder / "service.json", {"schema": 1, "name": "census", **settings})
+    return write_manifest(folder)
+
+
+def write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def write_manifest(folder: Path, **changes: object) -> Path:
+    """The manifest of what lies in the folder now."""
+    skipped = ("__pycache__", "manifest.json", "certificate.json", "provenance.json")
+    paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and not set(p.parts) & set(skipped)]
+    trusted = skops.io.get_untrusted_types(file=folder / "model/model.skops")
+    about = {"file": "model/model.skops", "format": "skops", "type": "sklearn.pipeline.Pipeline", "trusted": trusted}
+    libraries = {name: installed_version(name) for name in ("numpy", "pandas", "scikit-learn", "scipy", "skops")}
+    files = {p.relative_to(folder).as_posix(): sha256_file(p) for p in paths}
+    manifest = {"schema": 1, "name": "census", "version": "0123456789abcdef", "model": about, "files": files}
+    write_json(folder / "manifest.json", {**manifest, "libraries": libraries, **changes})
+    return folder
+
+
+def census_bundle(folder: Path, *, trees: int = 0, golden_rows: int = 16, **settings) -> Path:
+    """A bundle of the demo's model."""
+    X, y = census()
+    return write_bundle(folder, fitted_pipeline(X, y, trees=trees), census_signature(X), X.head(golden_rows), **settings)
