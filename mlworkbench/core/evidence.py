@@ -56,11 +56,11 @@ def format_value(value: Any, digits: int = 4) -> str:
 def table_html(frame: "pd.DataFrame", limit: int = 50) -> str:
     """A frame as an HTML table; a frame longer than `limit` rows is cut, and says so."""
     numeric = [frame[c].map(lambda v: isinstance(v, (int, float)) or hasattr(v, "item")).all() for c in frame.columns]
-    head = "".join(f"<th>{html.escape(str(c))}</th>" for c in frame.columns)
+    marks = [" class='mlw-number'" if n else "" for n in numeric]
+    head = "".join(f"<th{m}>{html.escape(str(c))}</th>" for c, m in zip(frame.columns, marks, strict=True))
     rows = "".join(
         "<tr>" + "".join(
-            f"<td class='{'mlw-number' if n else ''}'>{html.escape(format_value(v))}</td>"
-            for v, n in zip(row, numeric, strict=True)
+            f"<td{m}>{html.escape(format_value(v))}</td>" for v, m in zip(row, marks, strict=True)
         ) + "</tr>"
         for row in frame.head(limit).itertuples(index=False)
     )
@@ -99,7 +99,8 @@ def figure_svg(figure: "Figure") -> str:
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     text = text[text.index("<svg"):]
-    return re.sub(r'(<svg[^>]*?) width="([\d.]+)pt" height="[\d.]+pt"', r'\1 style="width:100%;max-width:\2pt"', text, count=1)
+    fixed_size = r'(<svg[^>]*?) width="([\d.]+)pt" height="[\d.]+pt"'
+    return re.sub(fixed_size, r'\1 style="width:100%;max-width:\2pt"', text, count=1)
 
 # %% ../../nbs/02_core.evidence.ipynb #c013
 STYLE = """<style>
@@ -107,7 +108,7 @@ STYLE = """<style>
 .mlw-table{border-collapse:collapse;font-size:12px;font-variant-numeric:tabular-nums}
 .mlw-table th{text-align:left;font-weight:600;padding:4px 12px 4px 0;border-bottom:1px solid #76767666}
 .mlw-table td{text-align:left;padding:3px 12px 3px 0;border-bottom:1px solid #76767622}
-.mlw-table td.mlw-number{text-align:right}
+.mlw-table .mlw-number{text-align:right}
 .mlw-table caption{caption-side:bottom;text-align:left;opacity:.7}
 .mlw-note{font-size:12px;opacity:.75;margin:4px 0 0}
 .mlw-text{font-size:12px;white-space:pre-wrap;margin:0}

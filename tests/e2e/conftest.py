@@ -1,0 +1,269 @@
+"""JupyterLab in a real browser: one server and one browser for all tests of a run, nothing from outside."""
+
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]
+SETTINGS = {  # what would ask the network, write behind the test's back, or draw only what is in view
+    "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "@jupyterlab/docmanager-extension/plugin": {"autosave": False},
+    "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
+}
+
+
+class Lab:
+    """A JupyterLab server of our own: fresh folders, own port and token, loopback only."""
+
+    def __init__(self, root: Path):
+        self.root, self.notebooks, self.token = root, root / "notebooks", secrets.token_hex(16)
+        self.notebooks.mkdir(parents=True)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        for name, values in SETTINGS.items():
+            path = root / "settings" / f"{name}.jupyterlab-settings"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(values))
+
+    def environment(self) -> dict[str, str]:
+        folders = {
+            "HOME": "home", "JUPYTER_CONFIG_DIR": "config", "JUPYTERLAB_SETTINGS_DIR": "settings",
+            "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython",
+            "MLWORKBENCH_WORKSPACE": "workspace", "JUPYTER_DATA_DIR": "data",
+        }
+        own = {k: str(self.root / v) for k, v in folders.items()}
+        left_out = ("PYTHONDONTWRITEBYTECODE", "MLWORKBENCH_HEADLESS")
+        inherited = {k: v for k, v in os.environ.items() if k not in left_out}
+        bin_folder = str(Path(sys.executable).parent)
+        paths = {
+            "PATH": os.pathsep.join([bin_folder, inherited.get("PATH", "")]),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), inherited.get("PYTHONPATH")])),  # this checkout
+        }
+        return {**inherited, **own, **paths}
+
+    def start(self, timeout_s: float = 90.0) -> None:
+        for folder in ("home", "ipython"):
+            (self.root / folder).mkdir(exist_ok=True)
+        argv = [
+            sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
+            f"--ServerApp.port={self.port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={self.token}",
+            f"--ServerApp.root_dir={self.notebooks}", "--LabApp.expose_app_in_browser=True",
+            "--LabApp.extension_manager=readonly", "--ServerApp.terminals_enabled=False",
+        ]
+        self.log = (self.root / "server.log").open("wb")
+        self.process = subprocess.Popen(argv, env=self.environment(), cwd=self.notebooks, stdout=self.log,
+                                        stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
+        end = time.monotonic() + timeout_s
+        while not self.answers():
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError("JupyterLab did not start:\n" + (self.root / "server.log").read_text()[-3000:])
+            time.sleep(0.1)
+
+    def answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/api/status?token={self.token}", timeout=5) as answer:
+                return answer.status == 200
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def end_kernels(self) -> None:
+        """End the kernels of the test that is over."""
+        listing = f"{self.url}/api/sessions?token={self.token}"
+        with urllib.request.urlopen(listing, timeout=30) as answer:
+            for session in json.load(answer):
+                one = f"{self.url}/api/sessions/{session['id']}?token={self.token}"
+                urllib.request.urlopen(urllib.request.Request(one, method="DELETE"), timeout=30).close()
+
+    def stop(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(self.process.pid, number)
+                self.process.wait(10)
+                break
+            except subprocess.TimeoutExpired:
+                continue
+            except ProcessLookupError:
+                break
+        self.log.close()
+
+    def write(self, name: str, cells: list[str]) -> str:
+        """Write a notebook of code cells; returns its path below the server's root."""
+        made = [
+            {"cell_type": "code", "id": f"cell{i}", "metadata": {}, "source": source, "outputs": [],
+             "execution_count": None}
+            for i, source in enumerate(cells)
+        ]
+        kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+        notebook = {"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+        (self.notebooks / name).write_text(json.dumps(notebook))
+        return name
+
+
+class LabPage:
+    """A notebook open in JupyterLab: what a person does with it, in words."""
+
+    def __init__(self, page, lab: Lab, shots: Path):
+        self.page, self.lab, self.shots, self.foreign, self.said = page, lab, shots, [], []
+        page.set_default_timeout(90_000)  # two cores are shared with builds and services
+        page.on("console", lambda message: self.said.append(message.text) if message.type == "error" else None)
+        page.route("**/*", self._guard)
+
+    def _guard(self, route) -> None:
+        """Let the server's own requests through; everything else is stopped and remembered."""
+        url = route.request.url
+        if url.startswith((self.lab.url, self.lab.url.replace("http", "ws"), "data:", "blob:")):
+            return route.continue_()
+        self.foreign.append(url)
+        return route.abort()
+
+    @property
+    def notebook(self):
+        return self.page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
+
+    def command(self, name: str, **arguments) -> None:
+        self.page.evaluate("([n, a]) => window.jupyterapp.commands.execute(n, a)", [name, arguments])
+
+    def open(self, path: str) -> "LabPage":
+        """Open a notebook in a fresh workspace, and wait for its kernel."""
+        self.page.goto(f"{self.lab.url}/lab/tree/{path}?token={self.lab.token}&reset")
+        self.page.wait_for_function("() => window.jupyterapp && window.jupyterapp.restored.then(() => true)")
+        self.notebook.locator(".jp-Cell").first.wait_for()
+        self.page.wait_for_function(
+            "() => { const w = window.jupyterapp.shell.currentWidget;"
+            " return w && w.sessionContext && w.sessionContext.session && w.sessionContext.isReady; }"
+        )
+        if self.page.locator("#jp-left-stack:visible").count():
+            self.command("application:toggle-left-area")
+        self.theme("light")  # the person's choice lasts: the test before may have left it dark
+        return self
+
+    def theme(self, name: str) -> None:
+        """`light` or `dark`."""
+        self.command("apputils:change-theme", theme=f"JupyterLab {name.capitalize()}")
+        wanted = "true" if name == "light" else "false"
+        self.page.locator(f"body[data-jp-theme-light='{wanted}']").wait_for(state="attached")
+        self.page.locator("#jupyterlab-splash").wait_for(state="detached")
+
+    def run_all(self, timeout_s: float = 60.0) -> None:
+        """Run All, and wait until every cell has been run."""
+        self.command("notebook:run-all-cells")
+        self.page.wait_for_function(
+            "() => { const p = window.jupyterapp.shell.currentWidget.content.widgets;"
+            " const code = p.filter(c => c.model.type === 'code' && c.model.sharedModel.getSource().trim());"
+            " return code.length && code.every(c => c.model.executionCount !== null"
+            " && c.model.executionState !== 'running'); }",
+            timeout=1000 * timeout_s,
+        )
+
+    def outputs(self) -> list[str]:
+        """The MIME types of all outputs of the notebook."""
+        return self.page.evaluate(
+            "() => window.jupyterapp.shell.currentWidget.content.widgets.flatMap(c => c.outputArea ?"
+            " c.outputArea.model.toJSON().flatMap(o => o.output_type === 'error'"
+            " ? ['application/vnd.jupyter.error'] : Object.keys(o.data || {})) : [])"
+        )
+
+    def problems(self) -> list:
+        """The errors among the outputs, as the notebook holds them."""
+        return self.page.evaluate(
+            "() => (window.jupyterapp?.shell.currentWidget?.content?.widgets || []).flatMap(c => c.outputArea ?"
+            " c.outputArea.model.toJSON().filter(o => o.output_type === 'error') : [])"
+        )
+
+    def panel(self, selector: str = ".mlw-panel"):
+        """The panel, once it is there."""
+        found = self.notebook.locator(selector).first
+        found.wait_for()
+        return found
+
+    def set(self, label: str, value: str, within=None) -> None:
+        """Set the field of that label, as a person does: fill it, and leave it."""
+        field = (within or self.panel()).get_by_label(label, exact=True)
+        field.fill(value)
+        field.blur()
+
+    def press(self, name: str, within=None) -> None:
+        (within or self.panel()).get_by_role("button", name=re.compile(f"^{name}", re.I)).click()
+
+    def verdict(self, word: str, within=None, timeout_s: float = 60.0):
+        """Wait until the panel's head says `word`."""
+        chip = (within or self.panel()).locator(".mlw-head .mlw-chip", has_text=re.compile(f"^{word}$")).first
+        chip.wait_for(timeout=1000 * timeout_s)
+        return chip
+
+    def shot(self, name: str, within=None) -> Path:
+        """Save a picture of the window, or of one element."""
+        path, size = self.shots / f"{name}.png", self.page.viewport_size
+        if within is not None:  # a window high enough for all of it
+            self.page.set_viewport_size({**size, "height": int(within.bounding_box()["height"]) + 300})
+            within.scroll_into_view_if_needed()
+        (within or self.page).screenshot(path=path)
+        self.page.set_viewport_size(size)
+        return path
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory):
+    """The JupyterLab server."""
+    server = Lab(tmp_path_factory.mktemp("lab"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def browser(need):
+    """Headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    path = need("chromium", "Type: apt-get install chromium.")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=CHROMIUM_ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def shots(tmp_path) -> Path:
+    """Where pictures go: the folder of SCREENSHOTS, or the test's own."""
+    folder = Path(os.environ.get("SCREENSHOTS") or tmp_path / "screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def open_lab(browser, lab, shots, tmp_path):
+    """Open a notebook of the server in a window; the test fails when the page asked for anything from outside."""
+    opened = []
+
+    def open_notebook(path: str, width: int = 1440, height: int = 1000) -> LabPage:
+        context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce")
+        page = LabPage(context.new_page(), lab, shots)
+        opened.append((context, page))
+        return page.open(path)
+
+    yield open_notebook
+    for context, page in opened:
+        page.page.screenshot(path=tmp_path / "last.png")
+        print(page.page.url, page.problems(), page.said)  # shown by pytest when the test failed
+        context.close()
+        lab.end_kernels()
+    foreign = [url for _, page in opened for url in page.foreign]
+    assert not foreign, f"the page asked for what is not the server's own: {foreign}"
