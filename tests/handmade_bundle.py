@@ -1,11 +1,20 @@
 """A bundle folder made by hand, for tests of the `serving` room: what `bundling` builds, without building it."""
 
+import contextlib
 import json
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pandas as pd
+import psutil
 import skops.io
 from sklearn.base import BaseEstimator
 from sklearn.compose import make_column_transformer
@@ -97,3 +106,60 @@ def census_bundle(folder: Path, *, trees: int = 0, golden_rows: int = 16, **sett
     """A bundle of the demo's model."""
     X, y = census()
     return write_bundle(folder, fitted_pipeline(X, y, trees=trees), census_signature(X), X.head(golden_rows), **settings)
+
+
+class Served:
+    """`bentoml serve` of a bundle folder on loopback, ended with all its processes on leaving the block."""
+
+    def __init__(self, folder: Path, *, log: Path | None = None, home: Path, wait: str = "readyz", **environ: str):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.folder, self.wait, self.url = folder.resolve(), wait, f"http://127.0.0.1:{self.port}"
+        self.output = home / f"serve-{self.port}.log"
+        self.environ = {**os.environ, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", **environ}
+        for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH"):
+            self.environ.pop(name, None)
+        if log is not None:
+            self.environ["MLW_LOG_DIR"] = str(log)
+
+    def start(self) -> "Served":
+        command = [str(Path(sys.executable).with_name("bentoml")), "serve", str(self.folder)]
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(
+                [*command, "--host", "127.0.0.1", "--port", str(self.port)], env=self.environ, stdout=output,
+                stderr=subprocess.STDOUT, start_new_session=True,
+            )
+        self.wait_for(self.wait)
+        return self
+
+    def wait_for(self, path: str, timeout_s: float = 120.0) -> None:
+        """Until the path answers 200."""
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                break
+            try:
+                if httpx.get(f"{self.url}/{path}", timeout=5).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+        raise AssertionError(f"{path} did not answer 200:\n{self.output.read_text()[-3000:]}")
+
+    def workers(self) -> list[int]:
+        """The process ids of the workers: BentoML's service processes, not Python's resource tracker beside them."""
+        children = psutil.Process(self.process.pid).children()
+        return [c.pid for c in children if "_bentoml_impl.worker.service" in " ".join(c.cmdline())]
+
+    def kill(self) -> None:
+        """SIGKILL for the server and its workers."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(10)
+
+    def __enter__(self) -> "Served":
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()

@@ -249,6 +249,8 @@ class Application:
     def log_refusal(self, error: ServiceError, request_id: str, started: float) -> None:
         """Log that a whole request was refused; a log that fails does not stand in the way of saying no."""
         self.metrics.rejected(error.errors)
+        if self._log_fails and error.status == 503:  # refused because the log fails: no use in trying again
+            return
         latency_ms = round((time.perf_counter() - started) * 1000, 3)
         shared = {"time": utc_now(), "request_id": request_id, "latency_ms": latency_ms, "status": error.status}
         try:

@@ -61,10 +61,11 @@ def file_faults(folder: str | Path) -> list[str]:
     """What differs between the bundle's files and its manifest, a sentence each; empty when all is well."""
     folder = Path(folder)
     try:
-        files = read_json(folder / MANIFEST)["files"]
+        manifest = read_json(folder / MANIFEST)
     except ServiceError as error:
         return [str(error)]
-    except (KeyError, TypeError):
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict):
         return [f"{MANIFEST} lists no files"]
     faults = _listed_faults(folder, files)
     for path in sorted(folder.rglob("*")):

@@ -64,8 +64,9 @@ class Metrics:
     """
 
     def __init__(self, *, model: str, deployment: str | None = None, columns: tuple[str, ...] = ()):
-        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
+        disable_created_metrics()  # a time series beside every counter that says when it began
         self._columns = frozenset(columns)
         self._registry = CollectorRegistry()
         shared = {"registry": self._registry}

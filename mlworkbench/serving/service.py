@@ -168,12 +168,13 @@ class Front:
                 self.application.check_ready()
             return await self._reply(route, request, started)
         except ServiceError as error:
-            if route is not None and route.kind == "predict" and self.application.refusal is None:
-                self.application.log_refusal(error, request.id, started)
-            return Reply.refusal(error, request.id)
+            refusal = error
         except Exception:  # the last stop before the wire: logged whole, answered without a trace
-            _logger.exception("request %s to %s failed", request.id, request.path if route else "an unknown route")
-            return Reply.refusal(ServiceError(500, "a fault of the service; its log has the details"), request.id)
+            _logger.exception("request %s failed", request.id)
+            refusal = ServiceError(500, "a fault of the service; its log has the details")
+        if route is not None and route.kind == "predict" and self.application.refusal is None:
+            self.application.log_refusal(refusal, request.id, started)
+        return Reply.refusal(refusal, request.id)
 
     async def _reply(self, route: Route, request: Request, started: float) -> Reply | None:
         application = self.application

@@ -384,11 +384,10 @@ def _series(column: Column, values: list[Any]) -> Any:
         inside = [v if v in known else None for v in values]
         return pd.Categorical(inside, categories=list(column.categories or ()), ordered=column.ordered)
     if dtype == "object":
-        array = np.empty(len(values), dtype=object)
-        array[:] = [float("nan") if v is None and column.null == "nan" else v for v in values]
-        return array
+        missing = float("nan") if column.null == "nan" else None
+        return pd.Series([missing if v is None else v for v in values], dtype=object)  # an array would become str
     if column.type == "datetime":
-        return pd.Series(pd.to_datetime(pd.Series(values, dtype=object)), dtype=dtype)
+        return pd.to_datetime(pd.Series(values, dtype=object), utc="," in dtype).astype(dtype)
     if dtype[:3] in ("int", "uin") or dtype == "bool":
         return np.array(values, dtype=dtype) if None not in values else np.array(values, dtype="float64")
     return pd.array(values, dtype=dtype)
