@@ -47,3 +47,54 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     here.mkdir()
     monkeypatch.chdir(here)
     return folder
+
+
+ROWS: list[tuple[str, str, str]] = []
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Note what a heavy test measured; `make soak` writes all notes as a dated table to docs/evidence."""
+
+    def note(**figures: object) -> None:
+        ROWS.append((request.node.name, request.node.path.name, ", ".join(f"{k} {v}" for k, v in figures.items())))
+
+    return note
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if not os.environ.get("MLW_SOAK") or not ROWS:
+        return
+    import datetime
+    import platform
+
+    day = datetime.date.today().isoformat()
+    outcome = "every test passed" if exitstatus == 0 else f"pytest ended with {int(exitstatus)}"
+    lines = [f"# Soak, {day}", "", f"Python {platform.python_version()}, {os.cpu_count()} cores; {outcome}.", "",
+             "| test | file | measured |", "|---|---|---|", *(f"| `{t}` | {f} | {m} |" for t, f, m in sorted(ROWS)), ""]
+    (ROOT / "docs" / "evidence" / f"{day}-soak.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+# --- bundling and containers: one bundle, built and proved once, for all tests ------------------------------------
+
+
+@pytest.fixture(scope="session")
+def demo_parts():
+    """The demo's fitted pipeline with people that it has not seen: (model, X, y)."""
+    from mlworkbench.app.demo import demo_model
+
+    return demo_model()
+
+
+@pytest.fixture(scope="session")
+def built_bundle(tmp_path_factory: pytest.TempPathFactory, demo_parts):
+    """A bundle of the demo's pipeline, proved in its own environment, in a store of the tests' own; never change it."""
+    import mlworkbench as mlw
+
+    model, X, y = demo_parts
+    folder = tmp_path_factory.mktemp("built")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLWORKBENCH_WORKSPACE", str(folder / "workspace"))
+        patch.setenv("BENTOML_HOME", str(folder / "bentoml"))
+        evaluation = mlw.evaluate(model, X, y, name="census-employment", gate=["roc_auc >= 0.8"], resamples=50)
+        return mlw.build_bundle(model, name="census-employment", examples=X, evaluation=evaluation, environment="isolated")

@@ -54,8 +54,7 @@ def demo_pipeline(frame: "pd.DataFrame") -> Any:
 
     numbers = list(frame.select_dtypes("number").columns)
     words = [c for c in frame.columns if c not in numbers]
-    encode = make_pipeline(SimpleImputer(strategy="constant", fill_value="missing", missing_values=None),
-                           OneHotEncoder(handle_unknown="ignore", min_frequency=20, sparse_output=False))
+    encode = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=20, sparse_output=False)
     columns = make_column_transformer((SimpleImputer(strategy="median"), numbers), (encode, words))
     return make_pipeline(columns, RandomForestClassifier(60, min_samples_leaf=4, random_state=7))
 

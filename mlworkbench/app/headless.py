@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from .run import RunFolder, open_folder
-from ..core.errors import WorkbenchError, problem
 from ..core.resources import resource
 from ..core.secrets import mask
 from ..core.stages import Stage
@@ -120,7 +119,7 @@ def run_notebook(definition: Stage, values: Mapping[str, Any], *, out: str | Pat
     definition.coerce(values)
     folder = open_folder(definition.name, out)
     with file_lock(folder.path / f".{definition.name}.lock"):
-        for stale in (folder.record, folder.log):
+        for stale in (folder.record, folder.log, folder.path / "error.log"):
             stale.unlink(missing_ok=True)
         with following(folder.log, tell):
             _execute(definition, {**values, "out": str(folder.path), "when": when}, folder)
@@ -141,13 +140,14 @@ def _execute(definition: Stage, values: Mapping[str, Any], folder: RunFolder) ->
         _write_missing_record(definition, folder, started, "KeyboardInterrupt", "stopped by Ctrl-C", 130)
     if failure is not None and not _is_told(folder):
         (folder.path / "error.log").write_text(mask(str(failure)), encoding="utf-8")
-        _write_missing_record(definition, folder, started, failure.ename, f"{failure.ename}: {failure.evalue}", 4)
+        if not folder.record.exists():
+            _write_missing_record(definition, folder, started, failure.ename, f"{failure.ename}: {failure.evalue}", 4)
     if notebook.exists():
         write_page(notebook)
 
 
 def _is_told(folder: RunFolder) -> bool:
-    """Did the kernel write a record that accounts for the failure?"""
+    """Did the kernel write a record that says it was a gate or an input, and no fault of ours?"""
     if not folder.record.exists():
         return False
     record = json.loads(folder.record.read_text(encoding="utf-8"))
@@ -157,9 +157,10 @@ def _is_told(folder: RunFolder) -> bool:
 def _papermill(source: Path, target: Path, values: Mapping[str, Any]) -> None:
     import logging
 
-    from mlworkbench.core.engine import WorkbenchEngine
     from papermill import execute_notebook
     from papermill.engines import papermill_engines
+
+    from mlworkbench.core.engine import WorkbenchEngine
 
     papermill_engines.register("mlworkbench", WorkbenchEngine)
     logging.getLogger("papermill").setLevel(logging.ERROR)

@@ -15,10 +15,10 @@ from typing import Any
 from .. import stages
 from .headless import HeadlessRun, run_notebook
 from ..core.errors import InputError, closest, problem
-from ..core.stages import RUN_PARAMETERS, Stage, json_schema
+from ..core.stages import Stage, json_schema
 from ..core.workspace import new_run_id, safe_name, workspace
 
-# %% ../../nbs/93_app.release.ipynb #c006
+# %% ../../nbs/93_app.release.ipynb #c005
 def definition(name: str) -> Stage:
     """The stage of that name."""
     return getattr(stages, name).stage
@@ -71,18 +71,18 @@ def read_release(path: str | Path) -> dict[str, Any]:
         raise InputError(problem(str(path), "it must be readable as YAML", " ".join(str(error).split())[:200])) from None
     return check_release(content or {}, path.name)
 
-# %% ../../nbs/93_app.release.ipynb #c008
+# %% ../../nbs/93_app.release.ipynb #c007
 def _fed(stage: Stage, values: Mapping[str, Any], done: Mapping[str, HeadlessRun], name: str) -> dict[str, Any]:
     made = {definition(s).makes: run for s, run in done.items() if run.record["status"] != "skipped"}
     fed = dict(values)
     for source in stage.sources:
-        if source.name not in fed and source.kind in made:
-            fed[source.name] = f"run:{made[source.kind].record['run']}"
+        if source.name not in fed and source.source in made:
+            fed[source.name] = f"run:{made[source.source].record['run']}"
     if name and "name" not in fed and any(p.name == "name" for p in stage.parameters):
         fed["name"] = name
     return fed
 
-# %% ../../nbs/93_app.release.ipynb #c010
+# %% ../../nbs/93_app.release.ipynb #c009
 @dataclass
 class Release:
     """What a release left: a folder, and a headless run for each stage that was started."""

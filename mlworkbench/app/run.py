@@ -15,10 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import InputError, MissingPart, WorkbenchError, problem
+from ..core.errors import InputError, MissingPart, problem
 from ..core.evidence import show
-from ..core.jobs import heard_by, listening, report
-from ..core.references import find
+from ..core.jobs import Lines, heard_by, listening, report
 from ..core.results import Result, plain
 from ..core.secrets import mask
 from ..core.stages import RUN_PARAMETERS, Stage
@@ -78,14 +77,15 @@ def open_folder(stage: str, out: str | Path | None = None) -> RunFolder:
 @contextlib.contextmanager
 def _logging(folder: RunFolder) -> Iterator[None]:
     """Within the block, every `report` is written to the run's log too (and the log is this run's alone)."""
-    also = heard_by()
+    also, worth = heard_by(), Lines()
     with file_lock(folder.log):
         with open(folder.log, "w", encoding="utf-8") as log:
 
             def hear(text: str, fraction: float | None) -> None:
-                share = "" if fraction is None else f"{fraction:4.0%} "
-                log.write(f"{now()[11:19]} {share}{mask(text)}\n")
-                log.flush()
+                if worth.takes(fraction):
+                    share = "" if fraction is None else f"{fraction:4.0%} "
+                    log.write(f"{now()[11:19]} {share}{mask(text)}\n")
+                    log.flush()
                 if also is not None:
                     also(mask(text), fraction)
 
@@ -123,19 +123,19 @@ def _keep(folder: RunFolder, definition: Stage, result: Result, values: Mapping[
     if result.status == "skipped":
         return
     kept = result.save(folder.path / f"{definition.makes}.json")
+    ledger = workspace().ledger
     if definition.makes == "deployment":
+        ledger.record(replace(ledger.get("deployment", result.name), run=folder.id))
         return
     details = {**plain(result.sources), **result.artifacts(), "status": result.status}
     sha256 = hashlib.sha256(kept.read_bytes()).hexdigest()
     identity = result.artifacts().get("tag") or folder.id
-    workspace().ledger.record(
-        Artifact(definition.makes, identity, result.name, str(kept), sha256, folder.id, details=details)
-    )
+    ledger.record(Artifact(definition.makes, identity, result.name, str(kept), sha256, folder.id, details=details))
 
 # %% ../../nbs/90_app.run.ipynb #c014
 def prepare(definition: Stage, values: Mapping[str, Any]) -> None:
     """Make the demo's upstream artefact when nothing was named and nothing is there."""
-    upstream = definition.sources[0].kind
+    upstream = definition.sources[0].source
     if not definition.at_defaults(values) or workspace().ledger.artifacts(upstream):
         return
     from mlworkbench.app.demo import make_upstream
@@ -191,7 +191,7 @@ def run_stage(function: Callable[..., Result], *, out: str | None = None, when: 
                 prepare(definition, values)
             result = _execute(function, values, when)
             _keep(folder, definition, result, values)
-            report(f"{definition.name}: {result.headline()}", 1.0)
+            report(f"{definition.name}: {result.headline()}")
     except BaseException as failure:
         error = failure
         raise

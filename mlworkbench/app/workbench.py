@@ -7,7 +7,7 @@ __all__ = ['SOURCES', 'FEEDS', 'Workbench']
 
 # %% ../../nbs/97_app.workbench.ipynb #c003
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from .. import stages

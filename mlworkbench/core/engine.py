@@ -50,7 +50,7 @@ def check_parameters(nb: Any) -> None:
     from papermill.inspection import _infer_parameters
 
     given = dict(nb.metadata.get("papermill", {}).get("parameters", {}))
-    known = list(_infer_parameters(nb))
+    known = [parameter.name for parameter in _infer_parameters(nb)]
     for name in given:
         if known and name not in known:
             where = nb.metadata.get("papermill", {}).get("input_path") or "notebook"

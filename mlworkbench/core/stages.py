@@ -65,7 +65,9 @@ class Parameter:
     def line(self) -> str:
         """Its line in the parameters cell; papermill's parser wants it plain."""
         kind = f"Optional[{self.kind}]" if self.optional else self.kind
-        return f"{self.name}: {kind} = {self.default!r}  # {self.help}"
+        # papermill passes over a line with a second "=", so the help may not hold one
+        told = self.help.replace(">=", "≥").replace("<=", "≤").replace("=", " ")
+        return f"{self.name}: {kind} = {self.default!r}  # {told}"
 
 # %% ../../nbs/04_core.stages.ipynb #c010
 def _flatten(annotation: Any) -> tuple[Any, list[Any], bool]:

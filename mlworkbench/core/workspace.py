@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from .errors import InputError, NotFound, problem
+from .errors import InputError, problem
 from .settings import settings_file
 
 # %% ../../nbs/03_core.workspace.ipynb #c006

@@ -1,0 +1,127 @@
+"""The whole way, as a person types it: `mlworkbench demo` in an empty home, and what it leaves."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MLWORKBENCH = str(Path(sys.executable).with_name("mlworkbench"))
+STAGES = ("evaluate", "bundle", "containerize", "deploy", "monitor")
+CANARY = "canary-5f1c0d9e7b"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """An empty home, a workspace and a BentoML store in it, and a secret that must turn up nowhere."""
+    folder = tmp_path_factory.mktemp("home")
+    here = folder / "project"
+    here.mkdir()
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("MLWORKBENCH_")}
+    environ |= {"HOME": str(folder), "MLWORKBENCH_WORKSPACE": str(folder / "workspace"), "BENTOML_HOME":
+                str(folder / "bentoml"), "MY_API_TOKEN": CANARY, "DATABASE_URL": f"postgresql://ann:{CANARY}@db/x"}
+    # what uv has fetched before is kept from the real home: the demo in an empty one is measured elsewhere
+    environ.setdefault("UV_CACHE_DIR", str(Path.home() / ".cache" / "uv"))
+
+    def call(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([MLWORKBENCH, *arguments], cwd=here, env={**environ, **more}, capture_output=True,
+                              text=True, timeout=900)
+
+    yield SimpleNamespace(folder=folder, here=here, call=call, environ=environ)
+    call("stop", "census-employment")
+
+
+@pytest.fixture(scope="module")
+def demo(home):
+    done = home.call("demo", "--out", str(home.folder / "out"))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return SimpleNamespace(output=done.stdout, url=done.stdout.strip().splitlines()[-1], out=home.folder / "out")
+
+
+def get(url: str, body: dict | None = None) -> tuple[int, dict]:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            text = answer.read().decode()
+            return answer.status, json.loads(text) if text.strip().startswith(("{", "[")) else {"text": text}
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read().decode() or "{}")
+
+
+def test_the_demo_prints_the_url_and_five_notebooks_with_page_and_record(demo):
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+", demo.url)
+    for number, stage in enumerate(STAGES, 1):
+        for suffix in ("ipynb", "html", "json"):
+            path = demo.out / f"{number}_{stage}" / f"{stage}.{suffix}"
+            assert path.exists() and str(path) in demo.output
+        record = json.loads((demo.out / f"{number}_{stage}" / f"{stage}.json").read_text())
+        assert record["status"] == "passed" or stage == "containerize" and record["status"] == "skipped"
+
+
+def test_the_service_of_the_demo_answers(demo):
+    assert get(f"{demo.url}/healthz")[0] == 200
+    status, signature = get(f"{demo.url}/signature")
+    assert status == 200 and "education" in [c["name"] for c in signature["columns"]]
+    row = {c["name"]: None if c["nullable"] else (c["categories"] or [c["minimum"]])[0] for c in signature["columns"]}
+    status, answer = get(f"{demo.url}/predict", {"rows": [row, row]})
+    assert status == 200 and len(answer["predictions"]) == len(answer["prediction_ids"]) == 2
+    assert answer["model"].startswith("census-employment:")
+    status, refusal = get(f"{demo.url}/predict", {"rows": [{**row, "eduction": 3}]})
+    assert status == 400 and refusal["errors"][0]["column"] == "eduction"
+
+
+def test_the_environment_that_serves_carries_no_notebook_baggage(home, demo):
+    pythons = list((home.folder / ".cache" / "mlworkbench" / "environments").glob("*/bin/python"))
+    assert pythons
+    code = "import importlib.util as u; print([m for m in {} if u.find_spec(m)])".format(
+        ["mlworkbench", "IPython", "papermill", "ipywidgets", "jupyterlab", "nbconvert", "matplotlib", "duckdb"])
+    for python in pythons:
+        done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, cwd=home.here)
+        assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_the_report_names_ancestry_and_does_not_alarm(demo):
+    record = json.loads((demo.out / "5_monitor" / "monitor.json").read_text())
+    assert record["status"] == "passed"
+    assert "ancestry" in json.dumps(record["summary"])
+    assert "12,000" in (demo.out / "5_monitor" / "monitor.html").read_text() or "12000" in json.dumps(record["summary"])
+
+
+def test_a_second_demo_works_and_the_simulated_drift_alarms(home, demo):
+    done = home.call("demo", "--simulate-drift", "--no-keep", "--out", str(home.folder / "drifted"))
+    assert done.returncode == 1, done.stdout[-2000:] + done.stderr[-2000:]
+    record = json.loads((home.folder / "drifted" / "5_monitor" / "monitor.json").read_text())
+    assert record["status"] == "failed" and any("age" in reason for reason in record["reasons"])
+    assert "shifted on purpose" in done.stdout
+
+
+def test_stages_find_what_the_demo_made(home, demo):
+    assert "census-employment" in home.call("list").stdout
+    failed = home.call("evaluate", "--gate", "accuracy >= 0.9999", "--out", str(home.folder / "gate"))
+    assert failed.returncode == 1, failed.stderr
+    assert {p.name for p in (home.folder / "gate").glob("evaluate.*")} >= {"evaluate.ipynb", "evaluate.html", "evaluate.json"}
+    misspelt = home.call("evaluate", "--gte", "accuracy >= 0.9999")
+    assert misspelt.returncode == 2 and "--gate" in misspelt.stderr
+
+
+def test_a_secret_of_the_environment_is_written_nowhere(home, demo):
+    for path in home.folder.rglob("*"):
+        inside = "environments" not in path.parts
+        if inside and path.is_file() and not path.is_symlink() and path.stat().st_size < 50_000_000:
+            assert CANARY.encode() not in path.read_bytes(), path
+
+
+def test_a_stage_in_an_empty_workspace_makes_the_demos_model_first(home, tmp_path):
+    done = home.call("evaluate", "--out", str(tmp_path / "out"), MLWORKBENCH_WORKSPACE=str(tmp_path / "empty"))
+    assert done.returncode == 0, done.stderr
+    assert "making the demo's" in done.stderr
+    again = home.call("evaluate", "--model", "latest:none", MLWORKBENCH_WORKSPACE=str(tmp_path / "none"))
+    assert again.returncode == 2 and "making the demo's" not in again.stderr
