@@ -149,8 +149,12 @@ class Served:
 
     def workers(self) -> list[int]:
         """The process ids of the workers: BentoML's service processes, not Python's resource tracker beside them."""
-        children = psutil.Process(self.process.pid).children()
-        return [c.pid for c in children if "_bentoml_impl.worker.service" in " ".join(c.cmdline())]
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is one, too: killed, and not yet waited for
+                if "_bentoml_impl.worker.service" in " ".join(child.cmdline()):
+                    found.append(child.pid)
+        return found
 
     def kill(self) -> None:
         """SIGKILL for the server and its workers."""

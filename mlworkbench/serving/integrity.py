@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MANIFEST', 'IMPORTABLE', 'DEFAULTS', 'read_json', 'sha256_file', 'file_faults', 'installed_version', 'library_faults',
-           'service_settings']
+           'check_bundle', 'service_settings']
 
 # %% ../../nbs/12_serving.integrity.ipynb #c003
 import hashlib
@@ -93,6 +93,23 @@ def library_faults(folder: str | Path) -> list[str]:
     ]
 
 # %% ../../nbs/12_serving.integrity.ipynb #c016
+def check_bundle(folder: str | Path, versions: str = "strict") -> list[str]:
+    """Compare files and libraries with the manifest; returns warnings.
+
+    Raises
+    ------
+    ServiceError
+        A file differs, or (under ``strict``) a library does.
+    """
+    faults = file_faults(folder)
+    if faults:
+        raise ServiceError(503, f"the bundle is not the one that was proved: {'; '.join(faults[:5])}")
+    differing = library_faults(folder)
+    if differing and versions == "strict":
+        raise ServiceError(503, f"the libraries are not those of the bundle's lock: {'; '.join(differing)}")
+    return differing
+
+# %% ../../nbs/12_serving.integrity.ipynb #c019
 DEFAULTS: dict[str, Any] = {
     "name": "model",
     "max_rows": 10_000,

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -212,3 +213,12 @@ def test_the_signature_of_the_demo_flags_nothing_of_its_own_rows():
     X, _ = census()
     checked = census_signature(X).check(json_rows(X))
     assert checked.errors == [] and checked.flags == {}
+
+
+def test_the_room_imports_itself_relatively_so_that_a_copy_needs_no_mlworkbench():
+    import mlworkbench.serving.errors as errors
+
+    modules = sorted(Path(errors.__file__).parent.glob("*.py"))
+    assert len(modules) > 9
+    for module in modules:
+        assert "import mlworkbench" not in module.read_text() and "from mlworkbench" not in module.read_text(), module.name
