@@ -54,7 +54,7 @@ class Workbench:
         function = getattr(stages, name)
         own = {"evaluate": self._evaluate, "bundle": self._bundle}.get(name)
         if own is not None:
-            function = functools.wraps(function)(own)
+            function = functools.wraps(function)(functools.partial(own))
         shown = _words(self.model, self.X, self.name)
         given = {p: shown.get(p, "") for p in SOURCES.get(name, ())}
         values = {"name": self.name} if name == "deploy" else {}

@@ -155,10 +155,10 @@ def is_advanced(parameter: Parameter) -> bool:
 
 
 def facts_html(given: Mapping[str, str]) -> str:
-    """What is given from outside, as a list of terms."""
+    """What is given from outside, as a list of terms; what has no words is left out."""
     rows = "".join(
         f"<dt>{html.escape(name.replace('_', ' ').capitalize())}</dt><dd>{html.escape(str(text))}</dd>"
-        for name, text in given.items()
+        for name, text in given.items() if str(text)
     )
     return f"<dl class='mlw-facts'>{rows}</dl>"
 

@@ -172,20 +172,17 @@ class LabPage:
             timeout=1000 * timeout_s,
         )
 
-    def outputs(self) -> list[str]:
-        """The MIME types of all outputs of the notebook."""
+    def all_outputs(self) -> list[dict]:
+        """The outputs of all cells, as the notebook holds them."""
         return self.page.evaluate(
-            "() => window.jupyterapp.shell.currentWidget.content.widgets.flatMap(c => c.outputArea ?"
-            " c.outputArea.model.toJSON().flatMap(o => o.output_type === 'error'"
-            " ? ['application/vnd.jupyter.error'] : Object.keys(o.data || {})) : [])"
+            "() => (window.jupyterapp?.shell.currentWidget?.content?.widgets || [])"
+            ".flatMap(c => c.outputArea ? c.outputArea.model.toJSON() : [])"
         )
 
-    def problems(self) -> list:
-        """The errors among the outputs, as the notebook holds them."""
-        return self.page.evaluate(
-            "() => (window.jupyterapp?.shell.currentWidget?.content?.widgets || []).flatMap(c => c.outputArea ?"
-            " c.outputArea.model.toJSON().filter(o => o.output_type === 'error') : [])"
-        )
+    def problems(self) -> list[str]:
+        """The errors among the outputs."""
+        kind = "application/vnd.jupyter.error"
+        return [str(o) for o in self.all_outputs() if o["output_type"] == "error" or kind in o.get("data", {})]
 
     def panel(self, selector: str = ".mlw-panel"):
         """The panel, once it is there."""

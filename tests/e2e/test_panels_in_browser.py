@@ -53,7 +53,7 @@ def test_a_panel_is_filled_in_run_and_read_in_the_browser(toy, open_lab):
     lab.theme("dark")
     lab.shot("panel-dark")
     lab.shot("panel-dark-whole", panel)
-    assert "application/vnd.jupyter.error" not in lab.outputs()
+    assert lab.problems() == []
 
 
 def test_a_narrow_panel_stands_in_one_column(toy, open_lab):

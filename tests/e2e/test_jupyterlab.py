@@ -1,0 +1,91 @@
+"""The stage notebooks and the workbench in a real JupyterLab, as a person meets them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlworkbench.app.lab import copy_notebooks
+
+GATES = {"holds": "roc_auc >= 0.8\nroc_auc.low >= 0.75", "does not hold": "accuracy >= 0.9999"}
+
+
+@pytest.fixture(scope="session")
+def stages(lab):
+    """The stage notebooks, copied as `mlworkbench lab` copies them."""
+    copy_notebooks(lab.notebooks)
+    return lab
+
+
+def newest_record(lab, stage):
+    """The record of the newest run of a stage in the server's workspace."""
+    found = sorted((lab.root / "workspace" / "runs").glob(f"*/{stage}.json"), key=os.path.getmtime)
+    return json.loads(found[-1].read_text(encoding="utf-8"))
+
+
+def shown_outputs(outputs):
+    """Tables and figures among the outputs of a notebook."""
+    kinds = ("text/html", "image/svg+xml")
+    return [{k: "".join(o["data"][k]) for k in kinds if k in o["data"]}
+            for o in outputs if o["output_type"] == "display_data"]
+
+
+def test_the_evaluate_notebook_is_run_read_changed_and_run_again(stages, open_lab):
+    lab = open_lab("1_evaluate.ipynb")
+    lab.run_all(timeout_s=180)
+    panel = lab.panel()
+    assert lab.problems() == []
+    lab.verdict("passed")
+    lab.shot("evaluate-light", panel)
+    lab.set("Gate", GATES["does not hold"])
+    lab.press("Run evaluate")
+    lab.verdict("failed", timeout_s=180)
+    assert "accuracy >= 0.9999" in panel.locator(".mlw-reasons").inner_text()
+    lab.shot("evaluate-light-failed", panel)
+    lab.set("Gate", GATES["holds"])
+    lab.press("Run evaluate")
+    lab.verdict("passed", timeout_s=180)
+    assert panel.locator(".mlw-result svg").count() >= 2
+    lab.theme("dark")
+    lab.shot("evaluate-dark", panel)
+    assert lab.problems() == []
+    assert newest_record(stages, "evaluate")["parameters"]["gate"] == GATES["holds"].splitlines()
+
+
+def test_run_all_and_the_command_line_give_equal_summary_tables_and_figures(stages, open_lab, tmp_path):
+    lab = open_lab("1_evaluate.ipynb")
+    lab.run_all(timeout_s=180)
+    seen, summary = shown_outputs(lab.all_outputs()), newest_record(stages, "evaluate")["summary"]
+    command = [str(Path(sys.executable).with_name("mlworkbench")), "evaluate", "--out", str(tmp_path)]
+    subprocess.run(command, env=stages.environment(), cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    executed = json.loads((tmp_path / "evaluate.ipynb").read_text(encoding="utf-8"))
+    headless = shown_outputs([o for cell in executed["cells"] for o in cell.get("outputs", [])])
+    assert json.loads((tmp_path / "evaluate.json").read_text(encoding="utf-8"))["summary"] == summary
+    assert len(seen) >= 3 and seen == headless
+
+
+WORKBENCH = [
+    "import mlworkbench as mlw\nfrom mlworkbench.app.demo import demo_model\nmodel, X, y = demo_model()",
+    'mlw.Workbench(model, X, y, name="census")',
+]
+
+
+def test_the_workbench_leads_from_the_evaluation_to_the_bundle(lab, open_lab):
+    page = open_lab(lab.write("workbench.ipynb", WORKBENCH))
+    page.run_all(timeout_s=180)
+    stepper = page.panel(".mlw-stepper")
+    page.shot("workbench-light-ready", stepper)
+    page.set("Gate", GATES["holds"], within=stepper.locator(".mlw-panel").first)
+    stepper.get_by_role("button", name="Run evaluate").click()
+    stepper.get_by_role("button", name="Continue with bundle").click()
+    stepper.get_by_role("button", name="Run bundle").wait_for()
+    page.shot("workbench-light-bundle", stepper)
+    stepper.get_by_role("button", name="Evaluate", exact=False).first.click()
+    page.shot("workbench-light", stepper)
+    page.theme("dark")
+    page.shot("workbench-dark", stepper)
+    assert stepper.locator(".mlw-head .mlw-chip").first.inner_text() == "1 of 5 done"
+    assert page.problems() == []
