@@ -120,8 +120,8 @@ def confusion_figure(outcome: Outcome) -> Evidence:
             colorbar=False, cmap=_blues(), values_format=".2f", include_values=few,
             xticks_rotation="horizontal" if len(codes) <= 4 else "vertical", im_kw={"vmin": 0, "vmax": 1},
         )
-        for text in shown.text_.ravel() if few else ():
-            text.set_color("#ffffff" if float(text.get_text()) > 0.5 else INK)
+        for text, share in zip(shown.text_.ravel(), shown.confusion_matrix.ravel(), strict=True) if few else ():
+            text.set(color="#ffffff" if share > 0.5 else INK, text=f"{share:.2f}" if share >= 0.005 else "")
         axes.set_yticks(range(len(codes)), [f"{n}\n({c:,})" if few else n for n, c in zip(names, counts, strict=True)])
         axes.set(xlabel="predicted", ylabel="true (rows)")
         axes.grid(False)
@@ -135,14 +135,17 @@ def _short(label: Any, length: int = 16) -> str:
 
 
 def _blues() -> Any:
-    """From nothing to the first colour of the house; no ground of its own, so that it fits light and dark."""
+    """From nothing to the first colour of the house, so that it fits light and dark; the numbers change colour at a
+    half, so the shade leaps there."""
     from matplotlib.colors import LinearSegmentedColormap, to_rgba
 
-    return LinearSegmentedColormap.from_list("house", [to_rgba(PALETTE[0], 0.04), to_rgba(PALETTE[0], 1.0)])
+    stops = ((0.0, 0.03), (0.5, 0.28), (0.5, 0.8), (1.0, 1.0))
+    return LinearSegmentedColormap.from_list("house", [(at, to_rgba(PALETTE[0], alpha)) for at, alpha in stops])
 
 # %% ../../nbs/33_evaluation.figures.ipynb #c013
 def error_figure(outcome: Outcome, kind: str) -> Evidence:
     """scikit-learn's prediction-error display: `actual_vs_predicted` or `residual_vs_predicted`."""
+    from matplotlib.ticker import MaxNLocator
     from sklearn.metrics import PredictionErrorDisplay
 
     actual = kind == "actual_vs_predicted"
@@ -154,6 +157,8 @@ def error_figure(outcome: Outcome, kind: str) -> Evidence:
             line_kwargs={"color": INK, "ls": "--", "lw": 1},
         )
         axes.set(xlabel="predicted", ylabel="true" if actual else "true minus predicted")
+        for axis in (axes.xaxis, axes.yaxis):  # the display's own ticks are fifths of the range: 110.2, 180.5
+            axis.set_major_locator(MaxNLocator(6))
 
     if actual:
         return draw(plot, "True against predicted", "On the dashed line the prediction is exact.")

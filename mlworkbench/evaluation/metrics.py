@@ -301,7 +301,7 @@ def resample_metrics(outcome: Outcome, resamples: int = 1000, seed: int = 0) -> 
     families = families_of(outcome)
     names = [name for known, _ in families for name in known]
     values = np.empty((resamples, len(names)))
-    step = max(1, resamples // 50)
+    step = max(1, min(resamples // 50, 20))  # a cancelled run of large tables stops within a second
     with threadpool_limits(1, user_api="blas"):
         for i, weights in enumerate(resample_weights(outcome.rows, resamples, seed)):
             if i % step == 0:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InputError, problem
-from ..model.data import check_columns, check_types
+from ..model.data import check_features
 from ..model.loading import Model
 from ..statistics.profiles import category_name
 
@@ -180,7 +180,7 @@ def predict_outcome(model: Model, X: Any, y: Any, *, positive: Any = None, where
         is one class only, or the task is none of `SCORED`.
     """
     rows = _check_rows(model, X, y, where)
-    X = check_types(model, check_columns(model, X, where), where)
+    X = check_features(model, X, where)
     if model.kind == "regression":
         truth = read_numbers(y, where)
         return Outcome("regression", truth, read_numbers(_answers(model.predict, X, rows, where), where, "predictions"))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['READERS', 'read_table', 'check_rows', 'split_target', 'load_data', 'check_columns', 'learned_columns', 'check_types',
-           'data_sha256']
+           'check_features', 'data_sha256']
 
 # %% ../../nbs/22_model.data.ipynb #c003
 import hashlib
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InputError, NotFound, closest, problem
 from .loading import Model
+from ..statistics.profiles import category_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -189,9 +190,11 @@ def _is_numeric(step: Any) -> bool:
         return any(hasattr(step, name) for name in ("scale_", "quantiles_", "lambdas_"))
     return getattr(learned, "dtype", None) is not None and learned.dtype.kind in "fiu"
 
-# %% ../../nbs/22_model.data.ipynb #c018
+# %% ../../nbs/22_model.data.ipynb #c019
 def check_types(model: Model, frame: Any, where: str = "data") -> Any:
     """Return the rows when their columns can be what the model was fitted on.
+
+    Numbers that are, written out, the text categories that the model learned come back as text.
 
     Raises
     ------
@@ -202,18 +205,33 @@ def check_types(model: Model, frame: Any, where: str = "data") -> Any:
 
     if not isinstance(frame, pd.DataFrame):
         return frame
+    restored = {}
     for name, learned in learned_columns(model.estimator).items():
         if name not in frame.columns:
             continue
-        known = frame[name].dropna()
         if isinstance(learned, str):
-            _check_numbers(known, name, where)
-        elif len(known) and not set(known.unique()) & set(learned):
-            text = ", ".join(repr(v) for v in list(learned)[:5])
-            got = ", ".join(repr(v) for v in known.unique()[:3].tolist())
-            must = "it must hold the categories that the model learned"
-            raise InputError(problem(f"{where}, column {name!r}", f"{must} ({text})", got))
-    return frame
+            _check_numbers(frame[name].dropna(), name, where)
+        elif not _shares(frame[name], learned):
+            restored[name] = _as_text(frame[name], learned, f"{where}, column {name!r}")
+    return frame.assign(**restored) if restored else frame
+
+
+def _shares(column: "pd.Series", learned: Any) -> bool:
+    known = set(column.dropna().unique())
+    return not known or not known.isdisjoint(learned)
+
+
+def _as_text(column: "pd.Series", learned: Any, where: str) -> "pd.Series":
+    """Numbers as the text that was learned, or an InputError."""
+    import pandas as pd
+
+    if pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype):
+        text = column.astype(object).map(category_name, na_action="ignore").astype("str")
+        if _shares(text, learned):
+            return text
+    shown = ", ".join(repr(v) for v in list(learned)[:5])
+    got = ", ".join(repr(v) for v in column.dropna().unique()[:3].tolist())
+    raise InputError(problem(where, f"it must hold the categories that the model learned ({shown})", got))
 
 
 def _check_numbers(known: "pd.Series", name: str, where: str) -> None:
@@ -227,7 +245,12 @@ def _check_numbers(known: "pd.Series", name: str, where: str) -> None:
             return
         raise InputError(problem(f"{where}, column {name!r}", "it must hold numbers", f"{text.iloc[0]!r}"))
 
-# %% ../../nbs/22_model.data.ipynb #c021
+# %% ../../nbs/22_model.data.ipynb #c022
+def check_features(model: Model, rows: Any, where: str = "data") -> Any:
+    """The rows with the model's own columns, in its order and of its types: `check_columns`, then `check_types`."""
+    return check_types(model, check_columns(model, rows, where), where)
+
+# %% ../../nbs/22_model.data.ipynb #c025
 def data_sha256(*tables: Any) -> str:
     """A SHA-256 over the contents of frames, series or arrays, in hex; the index does not count."""
     import numpy as np

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InputError, problem
-from .data import check_columns, check_rows
+from .data import check_features, check_rows
 from .loading import Model, load_model
 from .task import count_outputs
 from ..serving.signature import Column, Signature
@@ -141,12 +141,12 @@ def _as_frame(model: Model, X: Any) -> "tuple[pd.DataFrame, str]":
     import pandas as pd
 
     if isinstance(X, pd.DataFrame):
-        return check_columns(model, check_rows(X, "signature"), "signature"), "frame"
+        return check_features(model, check_rows(X, "signature"), "signature"), "frame"
     array = np.asarray(X.toarray() if hasattr(X, "toarray") else X)
     if array.ndim != 2 or not len(array):
         must = "the rows must be a frame or a filled array of two dimensions"
         raise InputError(problem("signature", must, array.shape))
-    check_columns(model, array, "signature")
+    check_features(model, array, "signature")
     return pd.DataFrame(array, columns=[f"x{i}" for i in range(array.shape[1])]), "array"
 
 

@@ -30,7 +30,8 @@ def check_fitted(estimator: Any) -> None:
     if isinstance(estimator, type):
         got = f"the class {estimator.__name__}"
         raise InputError(problem("model", "it must be a fitted estimator", got, "Make one and call its fit"))
-    if not any(hasattr(estimator, method) for method in ("predict", "transform", "fit_predict")):
+    scores = ("predict", "transform", "fit_predict") if isinstance(estimator, BaseEstimator) else ("predict",)
+    if not any(hasattr(estimator, method) for method in scores):
         must = "it must be a fitted estimator with a method predict"
         raise InputError(problem("model", must, f"an object of type {kind}"))
     if isinstance(estimator, BaseEstimator):
