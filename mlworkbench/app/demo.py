@@ -37,7 +37,9 @@ def write_demo_data(folder: Path) -> dict[str, Path]:
     frame = demo_frame()
     past = frame[frame["year"] <= 2016]
     train, held_out = train_test_split(past, test_size=0.25, random_state=7, stratify=past[TARGET])
-    parts = {"train": train, "reference": held_out, "examples": past, "current": frame[frame["year"] > 2016]}
+    # the survey's files are ordered by household kind, not by time: within a year people arrive at random
+    later = frame[frame["year"] > 2016].sample(frac=1, random_state=7).sort_values("year", kind="stable")
+    parts = {"train": train, "reference": held_out, "examples": past, "current": later}
     paths = {name: folder / f"{name}.parquet" for name in parts}
     for name, part in parts.items():
         part.reset_index(drop=True).to_parquet(paths[name])

@@ -7,8 +7,10 @@ __all__ = ['stage_notebook', 'following', 'write_page', 'HeadlessRun', 'run_note
 
 # %% ../../nbs/92_app.headless.ipynb #c003
 import contextlib
+import html
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .run import RunFolder, open_folder
+from ..core.evidence import STYLE
 from ..core.resources import resource
 from ..core.secrets import mask
 from ..core.stages import Stage
@@ -56,29 +59,54 @@ def following(log: Path, tell: Callable[[str], None]) -> Iterator[None]:
         new_lines()
 
 # %% ../../nbs/92_app.headless.ipynb #c009
-def write_page(notebook: Path) -> Path:
-    """Write the executed notebook as one HTML file that needs no network; returns its path."""
-    from nbconvert import HTMLExporter
-    from traitlets.config import Config
+def _page_piece(fragment: str) -> Any:
+    """A cell that shows HTML and no source."""
+    from nbformat.v4 import new_code_cell, new_output
 
-    config = Config({"TagRemovePreprocessor": {"enabled": True, "remove_cell_tags": ["hide"]}})
-    exporter = HTMLExporter(config=config, mathjax_url="", require_js_url="", jquery_url="", widget_renderer_url="",
-                            mermaid_js_url="", embed_images=True, exclude_input_prompt=True)
-    html, _ = exporter.from_filename(str(notebook))
+    cell = new_code_cell("", outputs=[new_output("display_data", data={"text/html": fragment})])
+    cell.metadata["transient"] = {"remove_source": True}
+    return cell
+
+
+def _folded(cell: Any) -> Any:
+    """An exported code cell as a fold that opens with a click; any other cell as it is; None: nothing to read."""
+    source = cell.source.partition("\n")[2].strip()
+    if cell.cell_type == "code" and cell.source.startswith(("#| export", "#| default_exp")):
+        return _page_piece(f"<details><summary>Code</summary><pre>{html.escape(source)}</pre></details>") if source else None
+    return None if "papermill-error-cell-tag" in cell.metadata.get("tags", []) else cell
+
+
+def _for_reading(notebook: Any, record: Mapping[str, Any]) -> Any:
+    """The notebook with the verdict at its head, and its exported code folded."""
+    told = record["reasons"] or ([record["error"]["message"]] if record["error"] else [])
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in told)
+    status = "failed" if record["status"] == "error" else record["status"]
+    verdict = f"{STYLE}<span class='mlw-verdict mlw-{status}'>{record['status']}</span><ul class='mlw-reasons'>{items}</ul>"
+    notebook.cells = [_page_piece(verdict), *(c for c in map(_folded, notebook.cells) if c is not None)]
+    return notebook
+
+# %% ../../nbs/92_app.headless.ipynb #c010
+def write_page(notebook: Path, record: Mapping[str, Any]) -> Path:
+    """Write the executed notebook as one HTML file that needs no network; returns its path."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="", widget_renderer_url="", mermaid_js_url="",
+                            embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True)
+    content = _for_reading(nbformat.read(notebook, as_version=4), record)
+    page, _ = exporter.from_notebook_node(content, {"metadata": {"name": notebook.stem}})
     path = notebook.with_suffix(".html")
-    path.write_text(_without_addresses(html), encoding="utf-8")
+    path.write_text(_without_addresses(page), encoding="utf-8")
     return path
 
 
-def _without_addresses(html: str) -> str:
+def _without_addresses(page: str) -> str:
     """The page without the scripts and style sheets that a browser would fetch."""
-    import re
+    page = re.sub(r"<script\b[^>]*\bsrc=\"[^\"]*\"[^>]*>\s*</script>", "", page)
+    page = re.sub(r"<script\b[^>]*type=\"module\"[^>]*>.*?</script>", "", page, flags=re.S)
+    return re.sub(r"<link\b[^>]*href=\"https?://[^\"]*\"[^>]*>", "", page)
 
-    html = re.sub(r"<script\b[^>]*\bsrc=\"[^\"]*\"[^>]*>\s*</script>", "", html)
-    html = re.sub(r"<script\b[^>]*type=\"module\"[^>]*>.*?</script>", "", html, flags=re.S)
-    return re.sub(r"<link\b[^>]*href=\"https?://[^\"]*\"[^>]*>", "", html)
-
-# %% ../../nbs/92_app.headless.ipynb #c011
+# %% ../../nbs/92_app.headless.ipynb #c012
 @dataclass(frozen=True)
 class HeadlessRun:
     """What a headless run left behind."""
@@ -124,9 +152,13 @@ def run_notebook(definition: Stage, values: Mapping[str, Any], *, out: str | Pat
         with following(folder.log, tell):
             _execute(definition, {**values, "out": str(folder.path), "when": when}, folder)
     (folder.path / f".{definition.name}.lock").unlink(missing_ok=True)
-    return HeadlessRun(folder.path, json.loads(folder.record.read_text(encoding="utf-8")))
+    run = HeadlessRun(folder.path, json.loads(folder.record.read_text(encoding="utf-8")))
+    notebook = folder.path / f"{definition.name}.ipynb"
+    if notebook.exists():
+        write_page(notebook, run.record)
+    return run
 
-# %% ../../nbs/92_app.headless.ipynb #c012
+# %% ../../nbs/92_app.headless.ipynb #c013
 def _execute(definition: Stage, values: Mapping[str, Any], folder: RunFolder) -> None:
     from papermill.exceptions import PapermillExecutionError
 
@@ -142,8 +174,6 @@ def _execute(definition: Stage, values: Mapping[str, Any], folder: RunFolder) ->
         (folder.path / "error.log").write_text(mask(str(failure)), encoding="utf-8")
         if not folder.record.exists():
             _write_missing_record(definition, folder, started, failure.ename, f"{failure.ename}: {failure.evalue}", 4)
-    if notebook.exists():
-        write_page(notebook)
 
 
 def _is_told(folder: RunFolder) -> bool:

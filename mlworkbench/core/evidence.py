@@ -87,7 +87,7 @@ def figure_style() -> dict[str, Any]:
 
 
 def figure_svg(figure: "Figure") -> str:
-    """A matplotlib figure as an SVG element: no date, no random ids, no fixed page size.
+    """A matplotlib figure as an SVG element: no date, no random ids; it shrinks with its page and never grows.
 
     The figure must have been drawn within `matplotlib.rc_context(figure_style())`.
     """
@@ -99,16 +99,15 @@ def figure_svg(figure: "Figure") -> str:
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     text = text[text.index("<svg"):]
-    fixed_size = r'(<svg[^>]*?) width="([\d.]+)pt" height="[\d.]+pt"'
-    return re.sub(fixed_size, r'\1 style="width:100%;max-width:\2pt"', text, count=1)
+    return text.replace("<svg", '<svg style="max-width:100%;height:auto"', 1)
 
 # %% ../../nbs/02_core.evidence.ipynb #c013
 STYLE = """<style>
 .mlw-evidence h4{margin:14px 0 6px;font-size:13px}
 .mlw-table{border-collapse:collapse;font-size:12px;font-variant-numeric:tabular-nums}
-.mlw-table th{text-align:left;font-weight:600;padding:4px 12px 4px 0;border-bottom:1px solid #76767666}
-.mlw-table td{text-align:left;padding:3px 12px 3px 0;border-bottom:1px solid #76767622}
-.mlw-table .mlw-number{text-align:right}
+.mlw-table th{text-align:left !important;font-weight:600;padding:4px 12px 4px 0;border-bottom:1px solid #76767666}
+.mlw-table td{text-align:left !important;padding:3px 12px 3px 0;border-bottom:1px solid #76767622}
+.mlw-table .mlw-number{text-align:right !important}
 .mlw-table caption{caption-side:bottom;text-align:left;opacity:.7}
 .mlw-note{font-size:12px;opacity:.75;margin:4px 0 0}
 .mlw-text{font-size:12px;white-space:pre-wrap;margin:0}

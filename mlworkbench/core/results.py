@@ -76,8 +76,8 @@ class Result:
         path.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return path
 
-    def check(self) -> "Result":
-        """Return itself when it passed or was skipped.
+    def check(self) -> None:
+        """Go on when it passed or was skipped.
 
         Raises
         ------
@@ -86,7 +86,6 @@ class Result:
         """
         if self.status == "failed":
             raise GateFailed(f"{self.stage}: " + " ".join(self.reasons))
-        return self
 
     def html(self, *, evidence: bool = False) -> str:
         """Verdict, reasons and tiles (and all evidence) as one HTML fragment, without its style sheet."""

@@ -35,7 +35,8 @@ def files(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("files")
     frame = pd.DataFrame({"age": range(200), "income": [i * 7 % 100 for i in range(200)]}, dtype=float)
-    frame["left"] = ((frame["age"] + frame["income"]) > 140).map({True: "yes", False: "no"})
+    surprising = frame.index % 9 == 0  # no model of two columns gets these right
+    frame["left"] = (((frame["age"] + frame["income"]) > 140) ^ surprising).map({True: "yes", False: "no"})
     model = LogisticRegression(max_iter=1000).fit(frame[["age", "income"]], frame["left"])
     save_model(model, folder / "model.skops")
     joblib.dump(model, folder / "model.joblib")
