@@ -24,7 +24,16 @@ from .environment import ensure_environment, find_uv
 from .lock import read_lock
 from .parity import check_parity, prove, start_service
 from mlworkbench.bundling.verify import (
-    CERTIFICATE, SOURCE, bento_home, bundle_sha256, check_bundle, find_bundle, read_part, seal, verify_bundle,
+    CERTIFICATE,
+    MANIFEST,
+    SOURCE,
+    bento_home,
+    bundle_sha256,
+    check_bundle,
+    find_bundle,
+    read_part,
+    seal,
+    verify_bundle,
 )
 from ..core.errors import InputError, check_known, problem
 from ..core.evidence import Evidence
@@ -132,7 +141,7 @@ def load_bundle(reference: str | Path | Bundle) -> Bundle:
     if isinstance(reference, Bundle):
         return reference
     path = find_bundle(reference)
-    manifest, signature = read_part(path, "manifest.json"), read_part(path, "signature.json")
+    manifest, signature = read_part(path, MANIFEST), read_part(path, "signature.json")
     return Bundle(
         name=manifest["name"], tag=f"{manifest['name']}:{manifest['version']}", path=str(path), manifest=manifest,
         sha256=bundle_sha256(path), signature=Signature.from_dict(signature), certificate=read_part(path, CERTIFICATE),
@@ -167,10 +176,10 @@ def ledger_sha256(path: Path) -> str:
     return next((d.get("sha256", "") for d in known if d.get("path") == str(path)), "")
 
 # %% ../../nbs/46_bundling.build.ipynb #c011
-def _bentofile(manifest: Mapping[str, Any], readme: str) -> dict[str, Any]:
+def _bentofile(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "service": "service:Service", "name": manifest["name"], "description": readme,
-        "labels": {"mlworkbench": manifest["builder"]}, "include": ["*"], "exclude": ["__pycache__/", "*.pyc"],
+        "service": "service:Service", "name": manifest["name"], "description": "file:README.md",
+        "labels": {"mlworkbench": manifest["builder"]}, "include": ["*"], "exclude": ["README.md", "__pycache__/", "*.pyc"],
         "python": {"requirements_txt": "./requirements.lock", "lock_packages": False},
         "docker": {"python_version": manifest["python"]},
     }
@@ -186,7 +195,8 @@ def build_bento(content: Path, home: Path, manifest: Mapping[str, Any], readme: 
     """
     import yaml
 
-    (content / "bentofile.yaml").write_text(yaml.safe_dump(_bentofile(manifest, readme), allow_unicode=True), encoding="utf-8")
+    (content / "README.md").write_text(readme, encoding="utf-8")  # BentoML takes it to the top of the Bento
+    (content / "bentofile.yaml").write_text(yaml.safe_dump(_bentofile(manifest)), encoding="utf-8")
     hidden = ("PIP_", "UV_", "PYTHONPATH", "BENTOML_")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
     environ |= {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "PYTHONDONTWRITEBYTECODE": "1",
@@ -342,10 +352,10 @@ def build_bundle(
 
     name = safe_name(name)
     environment = check_known("bundle", "environment", environment or setting("bundling.environment"), ("isolated", "current"))
-    parts = make_parts(
-        load_model(model), name=name, examples=examples, evaluation=evaluation, rows=golden_rows or setting("bundling.golden_rows"),
-        tolerance=setting("bundling.tolerance") if tolerance is None else tolerance, seed=seed,
-    )
+    rows = setting("bundling.golden_rows") if golden_rows is None else golden_rows
+    tolerance = setting("bundling.tolerance") if tolerance is None else tolerance
+    parts = make_parts(load_model(model), name=name, examples=examples, evaluation=evaluation, rows=rows,
+                       tolerance=tolerance, seed=seed)
     home = bento_home()
     with workspace().lock(f"bundle-{name}"), _staging(home) as work:
         return load_bundle(_build(parts, home, work, environment))
@@ -358,7 +368,6 @@ def _build(parts: Parts, home: Path, work: Path, environment: str) -> Path:
         _make_latest(there)
         return there
     bento = build_bento(content, work, manifest, render_readme(content, manifest, parts))
-    write_json(bento / SOURCE / "manifest.json", manifest)
     certify(bento, environment)
     check_bundle(bento)
     return publish(bento, home)

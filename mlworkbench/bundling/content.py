@@ -11,12 +11,12 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .golden import make_golden
-from .lock import check_installable, make_lock, object_modules, distributions_of, render_lock
+from .lock import check_installable, distributions_of, make_lock, object_modules, render_lock
 from .verify import MANIFEST, content_hash, hash_files
 from ..core.errors import InputError, problem
 from ..core.jobs import report
@@ -61,8 +61,6 @@ def make_parts(
     InputError
         There are no examples, or the model cannot predict what they allow.
     """
-    from dataclasses import replace
-
     from mlworkbench.model.signature import infer_signature
     from mlworkbench.statistics.profiles import profile_frame
 
@@ -73,7 +71,12 @@ def make_parts(
     profile = profile_frame(_named(examples, signature))
     report("golden rows through the model in memory")
     golden = make_golden(model.estimator, signature, profile, rows=rows, tolerance=tolerance, seed=seed)
-    return Parts(name, model, signature, profile, golden, None if evaluation is None else evaluation.to_dict())
+    return Parts(name, model, signature, profile, golden, None if evaluation is None else _told(evaluation))
+
+
+def _told(evaluation: Any) -> dict[str, Any]:
+    """What the bundle says of its evaluation: not where its model and data lie on this machine."""
+    return {key: value for key, value in evaluation.to_dict().items() if key not in ("sources", "artifacts")}
 
 
 def _named(examples: Any, signature: Signature) -> Any:

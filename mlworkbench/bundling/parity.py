@@ -116,14 +116,14 @@ def wait_ready(
         Its process ended, or it was not ready in time.
     """
     began = time.monotonic()
-    while (waited := time.monotonic() - began) < timeout_s:
+    while time.monotonic() - began < timeout_s:
         check_cancelled()
         if not alive():
             raise WorkbenchError(problem("service", "it must keep running", "an end") + "\n" + output())
         with contextlib.suppress(ConnectionError):
             status, body = ask("GET", f"{url}/readyz", timeout_s=5)
             if status == 200:
-                return waited
+                return time.monotonic() - began
             if status == 503 and _refusal(body):
                 raise GateFailed(problem("service", "it must find nothing wrong with its bundle", _refusal(body)))
         time.sleep(0.05)
