@@ -1,0 +1,267 @@
+"""Deployments of real bundles: they outlive who made them, are replaced only by what is proved, and leave nothing."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from handmade_bundle import census, fitted_pipeline
+
+from mlworkbench.bundling.build import build_bundle
+from mlworkbench.bundling.verify import CERTIFICATE, MANIFEST, SOURCE, content_hash, hash_files, seal
+from mlworkbench.core.errors import GateFailed, InputError, NotFound
+from mlworkbench.core.workspace import workspace
+from mlworkbench.deployment import supervisor
+from mlworkbench.deployment.deploy import deploy, deployments, find_deployment, stop_deployment
+from mlworkbench.deployment.local import revisions
+from mlworkbench.deployment.targets import check_port
+from mlworkbench.monitoring.monitor import monitor
+
+ROOT = Path(__file__).resolve().parents[2]
+COLUMNS = ["age", "education", "sex"]
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    return census(600)[0][COLUMNS]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Iterator[Path]:
+    """A workspace and a store for this module; whatever still runs at its end is a fault."""
+    folder = tmp_path_factory.mktemp("deployments").resolve()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLWORKBENCH_WORKSPACE", str(folder / "workspace"))
+        patch.setenv("BENTOML_HOME", str(folder / "bentoml"))
+        patch.delenv("MLWORKBENCH_SETTINGS", raising=False)
+        yield folder
+        everything = [r for d in (folder / "workspace" / "deployments").glob("*") for r in revisions(d)]
+        left = [(r, supervisor.stop(r)) for r in everything]
+        assert not any(count for _, count in left), left
+
+
+@pytest.fixture(scope="module")
+def bundles(home, rows) -> list[str]:
+    """Two good bundles of one name: of a linear model and of a small forest."""
+    y = census(600)[1]
+    models = [fitted_pipeline(rows, y), fitted_pipeline(rows, y, trees=3)]
+    return [build_bundle(m, name="people", examples=rows, environment="current", golden_rows=16).path for m in models]
+
+
+@pytest.fixture
+def up(home, bundles) -> Iterator[Callable]:
+    """Deploy in this environment; every name that was deployed is stopped at the end."""
+    names = []
+
+    def start(bundle: str, name: str, **options):
+        names.append(name)
+        return deploy(bundle, name=name, environment="current", **options)
+
+    yield start
+    for name in {n for n in names if workspace().ledger.get("deployment", n)}:
+        stop_deployment(name)
+
+
+def spoilt(bundle: str, folder: Path, name: str, text: str) -> str:
+    """A copy of a bundle with one file of its content replaced, sealed as if it had been proved so."""
+    copy = folder / Path(bundle).name
+    shutil.copytree(bundle, copy)
+    (copy / SOURCE / name).write_text(text, encoding="utf-8")
+    manifest = json.loads((copy / SOURCE / MANIFEST).read_text())
+    files = {k: v for k, v in hash_files(copy / SOURCE).items() if k in manifest["files"]}
+    (copy / SOURCE / MANIFEST).write_text(json.dumps({**manifest, "files": files, "content_sha256": content_hash(files)}))
+    certificate = json.loads((copy / SOURCE / CERTIFICATE).read_text())
+    (copy / SOURCE / CERTIFICATE).write_text(json.dumps({**certificate, "sealed": seal(copy)}))
+    return str(copy)
+
+
+def until(condition: Callable[[], object], seconds: float = 60.0) -> object:
+    end = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return found
+
+
+def alive(name: str) -> list[Path]:
+    folder = workspace().deployments / name
+    return [r for r in revisions(folder) if supervisor.supervisor_process(r) or supervisor.service_processes(r)]
+
+
+def made(deployment) -> Path:
+    return Path(deployment.details["made"]["path"])
+
+
+def test_the_whole_life_of_a_deployment(up, bundles, rows):
+    served = up(bundles[0], "life")
+    assert served.status == "passed" and served.status()["state"] == "running"
+    answers = served.predict(rows.head(300))
+    assert list(answers.columns) == ["prediction", "prediction_id", "probability_no", "probability_yes"]
+    assert answers.index.equals(rows.head(300).index) and answers["prediction_id"].is_unique
+    labels = dict.fromkeys(answers["prediction_id"], "yes")
+    assert served.feedback({**labels, "20260131T080000-1a2b3c4d-0": "no"}) == {
+        "accepted": 300, "unknown": ["20260131T080000-1a2b3c4d-0"]}  # fmt: skip
+    assert "initialized" in served.logs(50)
+    found = monitor(served)
+    assert found.volume.rows == 300 and found.performance.labelled == 300 and found.rejected == 0
+    assert found.status == "passed" and any("no evaluation" in r for r in found.reasons)
+    served.stop()
+    assert served.status()["state"] == "stopped" and not alive("life")
+    with pytest.raises(NotFound, match="a service must answer at"):
+        served.predict(rows.head(1))
+    assert monitor("life").volume.rows == 300
+
+
+def test_it_survives_who_deployed_it_and_another_process_finds_it(up, bundles, rows):
+    code = (
+        "import sys, time; from mlworkbench.deployment.deploy import deploy\n"
+        "deploy(sys.argv[1], name='orphan', environment='current'); print('up', flush=True); time.sleep(300)"
+    )
+    starter = subprocess.Popen([sys.executable, "-c", code, bundles[0]], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+                               start_new_session=True)
+    try:
+        assert starter.stdout.readline() == "up\n"
+    finally:
+        os.killpg(starter.pid, signal.SIGKILL)
+        starter.wait(10)
+    ask = "from mlworkbench.deployment.deploy import find_deployment as f; print(f('orphan').status()['state'])"
+    told = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert told.stdout == "running\n", told.stderr
+    served = find_deployment("orphan")
+    assert served.name in [d.name for d in deployments()]
+    before = served.predict(rows.head(20))["prediction"].tolist()
+    for process in supervisor.service_processes(made(served)):
+        process.kill()
+    assert until(lambda: served.status()["restarts"] == 1 and served.status()["state"] == "running")
+    assert served.predict(rows.head(20))["prediction"].tolist() == before
+    served.stop()
+    assert not alive("orphan")
+
+
+def test_an_update_takes_over_the_port_and_a_roll_back_returns(up, bundles, rows):
+    first = up(bundles[0], "update")
+    port, old = first.details["made"]["port"], first.predict(rows.head(50))
+    second = up(bundles[1], "update", workers=2)
+    assert second.details["made"]["port"] == port and second.details["bundle"] != first.details["bundle"]
+    assert first.url == second.url and len(alive("update")) == 1
+    new = first.predict(rows.head(50))  # a handle from before the update asks what runs now
+    assert new["probability_yes"].tolist() != old["probability_yes"].tolist()
+    assert monitor(second).volume.rows == 50  # of the shared log, only the current bundle's
+    back = second.rollback()
+    assert back.details["bundle"] == first.details["bundle"] and back.url == first.url
+    assert back.predict(rows.head(50))["probability_yes"].tolist() == old["probability_yes"].tolist()
+    assert monitor(back).volume.rows == 100
+    with pytest.raises(InputError, match="another bundle must have run"):
+        back.rollback()
+    assert back.status()["state"] == "running" and len(alive("update")) == 1
+
+
+BROKEN = {
+    "ends": ("raise SystemExit('no model here')", "no model here"),
+    "hangs": ("import time\nprint('loading', flush=True)\ntime.sleep(300)", "must be ready within 6 s"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_service_that_never_becomes_healthy_goes_and_the_former_one_stays(kind, up, bundles, rows, tmp_path):
+    text, told = BROKEN[kind]
+    served = up(bundles[0], f"keeps-{kind}")
+    before = made(served)
+    with pytest.raises(GateFailed, match=told) as failure:
+        up(spoilt(bundles[0], tmp_path, "service.py", text), f"keeps-{kind}", timeout_s=6.0)
+    assert "service:" in str(failure.value)
+    assert alive(f"keeps-{kind}") == [before] == revisions(before.parent.parent)
+    assert find_deployment(f"keeps-{kind}").details == served.details
+    assert len(served.predict(rows.head(3))) == 3
+
+
+def test_a_service_that_answers_otherwise_than_the_notebook_is_refused(up, bundles, tmp_path):
+    golden = json.loads((Path(bundles[0]) / SOURCE / "golden.json").read_text())
+    turned = {**golden, "predictions": ["yes" if p == "no" else "no" for p in golden["predictions"]]}
+    with pytest.raises(GateFailed, match="golden rows must give the notebook's predictions"):
+        up(spoilt(bundles[0], tmp_path, "golden.json", json.dumps(turned)), "other")
+    assert not alive("other") and workspace().ledger.get("deployment", "other") is None
+
+
+def test_a_bundle_that_was_changed_is_not_started(home, bundles, tmp_path):
+    copy = tmp_path / Path(bundles[0]).name
+    shutil.copytree(bundles[0], copy)
+    (copy / SOURCE / "signature.json").write_text("{}")
+    with pytest.raises(GateFailed, match="signature.json was changed"):
+        deploy(copy, name="changed", environment="current")
+    assert not alive("changed")
+
+
+def test_a_port_in_use_is_refused_before_anything_starts(up, bundles):
+    served = up(bundles[0], "port")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        number = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f"port {number} on 127.0.0.1 must be free"):
+            up(bundles[1], "port", port=number)
+        with pytest.raises(InputError, match="must be free"):
+            up(bundles[1], "another", port=served.details["made"]["port"])
+    assert alive("port") == [made(served)] and served.status()["state"] == "running"
+    assert check_port("127.0.0.1", number) == number
+
+
+def test_two_deploys_of_one_name_at_once_are_refused_and_the_first_one_stands(up, bundles):
+    outcomes: list[object] = []
+
+    def attempt() -> None:
+        try:
+            outcomes.append(up(bundles[0], "twice"))
+        except InputError as error:
+            outcomes.append(error)
+
+    both = [threading.Thread(target=attempt) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join(120)
+    refused = [o for o in outcomes if isinstance(o, InputError)]
+    assert len(outcomes) == 2 and len(refused) == 1 and "one run at a time" in str(refused[0])
+    assert len(alive("twice")) == 1 and find_deployment("twice").status()["state"] == "running"
+
+
+def test_what_a_killed_deploy_left_is_ended_by_the_next(up, bundles):
+    served = up(bundles[0], "stray")
+    code = (
+        "import os, signal, sys; from mlworkbench.deployment import local\n"
+        "from mlworkbench.deployment.deploy import deploy\n"
+        "local.prove = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "deploy(sys.argv[1], name='stray', environment='current')"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, bundles[1]], cwd=ROOT, timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(alive("stray")) == 2 and served.status()["state"] == "running"
+    after = up(bundles[1], "stray")
+    assert alive("stray") == [made(after)] and after.status()["state"] == "running"
+
+
+@pytest.mark.parametrize(("options", "told"), [
+    ({"bundle": "no-such:1"}, "tag or the folder of a bundle"), ({"target": "moon"}, "Known: local"),
+    ({"name": "My Name; rm"}, "Try 'my-name-rm'"), ({"port": 70000}, "1 to 65535"), ({"workers": 0}, "1 to 64"),
+    ({"environment": "mine"}, "isolated, current"), ({"bundle": "latest"}, "no bundle|must be one that is there"),
+])  # fmt: skip
+def test_wrong_options_are_refused_with_what_to_do(options, told, home, bundles):
+    with pytest.raises(InputError, match=told):
+        deploy(**({"bundle": bundles[0], "name": "wrong"} | options))
+    assert not alive("wrong")
+
+
+def test_names_that_are_not_there_are_told_with_the_closest(up, bundles):
+    up(bundles[0], "closest")
+    with pytest.raises(NotFound, match="Did you mean 'closest'"):
+        find_deployment("closset")
+    with pytest.raises(NotFound):
+        stop_deployment("nobody")
