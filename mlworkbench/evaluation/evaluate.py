@@ -225,7 +225,7 @@ def _gather(outcome_of: Any) -> tuple[Outcome, tuple[str, ...]]:
     told = {f"{w.category.__name__}: {str(w.message).strip().splitlines()[0][:300]}": None for w in caught}
     return outcome, tuple(told)
 
-
+# %% ../../nbs/34_evaluation.evaluate.ipynb #c016
 def _judge(outcome: Outcome, rules: list[Rule], **options: Any) -> "tuple[pd.DataFrame, pd.DataFrame]":
     for rule in rules:
         check_metric(rule.metric, applicable(outcome), f"gate on a {outcome.task} model")
@@ -246,7 +246,7 @@ def _profile(outcome: Outcome) -> Profile:
     frame = prediction_frame(outcome.task, labels[outcome.predicted], scores, outcome.classes, positive)
     return profile_frame(frame)
 
-# %% ../../nbs/34_evaluation.evaluate.ipynb #c015
+# %% ../../nbs/34_evaluation.evaluate.ipynb #c017
 def evaluate(
     model: Any, X: Any, y: Any, *, name: str | None = None, gate: Gate = None, positive: Any = None,
     confidence: float | None = None, resamples: int | None = None, seed: int = 0,

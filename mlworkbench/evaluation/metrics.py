@@ -309,7 +309,7 @@ def resample_metrics(outcome: Outcome, resamples: int = 1000, seed: int = 0) -> 
             values[i] = [value for _, read in families for value in read(weights)]
     return dict(zip(names, values.T, strict=True))
 
-
+# %% ../../nbs/31_evaluation.metrics.ipynb #c025
 def metric_table(
     outcome: Outcome, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> "pd.DataFrame":
@@ -339,7 +339,7 @@ def metric_table(
     columns = {"metric": list(values), "value": list(values.values())}
     return pd.DataFrame({**columns, "low": [low for low, _ in ends], "high": [high for _, high in ends]})
 
-# %% ../../nbs/31_evaluation.metrics.ipynb #c026
+# %% ../../nbs/31_evaluation.metrics.ipynb #c028
 def baseline_outcome(outcome: Outcome) -> Outcome:
     """What scikit-learn's Dummy (most frequent class with prior probabilities; the mean) would have answered."""
     from dataclasses import replace

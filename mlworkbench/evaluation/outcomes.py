@@ -169,7 +169,7 @@ def _scores(model: Model, X: Any, rows: int, where: str) -> "tuple[np.ndarray | 
         found = np.stack([-found, found], axis=1)
     return (found, False) if found.shape[1] == len(model.classes) else (None, False)
 
-
+# %% ../../nbs/30_evaluation.outcomes.ipynb #c019
 def predict_outcome(model: Model, X: Any, y: Any, *, positive: Any = None, where: str = "evaluate") -> Outcome:
     """Ask the model for its answers on `X` and lay them beside the truth.
 
@@ -204,7 +204,7 @@ def _check_rows(model: Model, X: Any, y: Any, where: str) -> int:
         raise InputError(problem(where, "each row must have its true answer", got))
     return rows
 
-# %% ../../nbs/30_evaluation.outcomes.ipynb #c022
+# %% ../../nbs/30_evaluation.outcomes.ipynb #c024
 def read_outcome(
     task: str, truth: Any, predicted: Any, *, classes: Sequence[Any] | None = None, positive: Any = None,
     probabilities: Any = None, where: str = "outcome",
@@ -236,7 +236,7 @@ def read_outcome(
     codes = [encode_labels(v, classes, where, what) for v, what in ((truth, "labels"), (predicted, "predictions"))]
     return Outcome(task, *codes, tuple(classes), code, scores)
 
-# %% ../../nbs/30_evaluation.outcomes.ipynb #c025
+# %% ../../nbs/30_evaluation.outcomes.ipynb #c027
 def prediction_frame(
     task: str, predicted: Any, probabilities: Any = None, classes: Sequence[Any] | None = None, positive: Any = None
 ) -> "pd.DataFrame":

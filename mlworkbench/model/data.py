@@ -51,7 +51,7 @@ def read_table(source: "pd.DataFrame | str | Path") -> "pd.DataFrame":
         raise InputError(problem(f"data {path.name}", must, _first_line(error))) from error
     return check_rows(frame, f"data {path.name}")
 
-
+# %% ../../nbs/22_model.data.ipynb #c008
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
@@ -65,7 +65,7 @@ def check_rows(frame: "pd.DataFrame", where: str) -> "pd.DataFrame":
         raise InputError(problem(where, "each column must have a name of its own", f"{', '.join(twice)} twice"))
     return frame
 
-# %% ../../nbs/22_model.data.ipynb #c009
+# %% ../../nbs/22_model.data.ipynb #c011
 def split_target(
     frame: "pd.DataFrame", target: str, ignore: Iterable[str] = ()
 ) -> "tuple[pd.DataFrame, pd.Series]":
@@ -104,7 +104,7 @@ def load_data(
     """Features and target from a frame or a file: `read_table`, then `split_target`."""
     return split_target(read_table(source), target, ignore)
 
-# %% ../../nbs/22_model.data.ipynb #c012
+# %% ../../nbs/22_model.data.ipynb #c014
 def check_columns(expected: "Model | Sequence[str]", frame: Any, where: str = "data") -> Any:
     """Return the rows with the model's own columns, in its order.
 
@@ -136,7 +136,7 @@ def check_columns(expected: "Model | Sequence[str]", frame: Any, where: str = "d
         raise InputError(_column_fault(where, missing, extra))
     return frame[[by_name[n] for n in names]]
 
-# %% ../../nbs/22_model.data.ipynb #c013
+# %% ../../nbs/22_model.data.ipynb #c015
 def _column_fault(where: str, missing: list[str], extra: list[str]) -> str:
     import difflib
 
@@ -151,7 +151,7 @@ def _column_fault(where: str, missing: list[str], extra: list[str]) -> str:
     must = "the columns must be those the model was fitted on"
     return problem(where, must, "; ".join(parts), ". ".join(filter(None, do)))
 
-# %% ../../nbs/22_model.data.ipynb #c016
+# %% ../../nbs/22_model.data.ipynb #c018
 def _steps(estimator: Any) -> list[Any]:
     """The estimators of a (nested) pipeline, in order; a single estimator is a list of one."""
     if not hasattr(estimator, "steps"):
@@ -190,7 +190,7 @@ def _is_numeric(step: Any) -> bool:
         return any(hasattr(step, name) for name in ("scale_", "quantiles_", "lambdas_"))
     return getattr(learned, "dtype", None) is not None and learned.dtype.kind in "fiu"
 
-# %% ../../nbs/22_model.data.ipynb #c019
+# %% ../../nbs/22_model.data.ipynb #c021
 def check_types(model: Model, frame: Any, where: str = "data") -> Any:
     """Return the rows when their columns can be what the model was fitted on.
 
@@ -215,7 +215,7 @@ def check_types(model: Model, frame: Any, where: str = "data") -> Any:
             restored[name] = _as_text(frame[name], learned, f"{where}, column {name!r}")
     return frame.assign(**restored) if restored else frame
 
-
+# %% ../../nbs/22_model.data.ipynb #c023
 def _shares(column: "pd.Series", learned: Any) -> bool:
     known = set(column.dropna().unique())
     return not known or not known.isdisjoint(learned)
@@ -245,12 +245,12 @@ def _check_numbers(known: "pd.Series", name: str, where: str) -> None:
             return
         raise InputError(problem(f"{where}, column {name!r}", "it must hold numbers", f"{text.iloc[0]!r}"))
 
-# %% ../../nbs/22_model.data.ipynb #c022
+# %% ../../nbs/22_model.data.ipynb #c026
 def check_features(model: Model, rows: Any, where: str = "data") -> Any:
     """The rows with the model's own columns, in its order and of its types: `check_columns`, then `check_types`."""
     return check_types(model, check_columns(model, rows, where), where)
 
-# %% ../../nbs/22_model.data.ipynb #c025
+# %% ../../nbs/22_model.data.ipynb #c029
 def data_sha256(*tables: Any) -> str:
     """A SHA-256 over the contents of frames, series or arrays, in hex; the index does not count."""
     import numpy as np

@@ -141,7 +141,8 @@ def _as_frame(model: Model, X: Any) -> "tuple[pd.DataFrame, str]":
     import pandas as pd
 
     if isinstance(X, pd.DataFrame):
-        return check_features(model, check_rows(X, "signature"), "signature"), "frame"
+        named = all(isinstance(name, str) for name in X.columns)  # scikit-learn itself forgets other names
+        return check_features(model, check_rows(X, "signature"), "signature"), "frame" if named else "array"
     array = np.asarray(X.toarray() if hasattr(X, "toarray") else X)
     if array.ndim != 2 or not len(array):
         must = "the rows must be a frame or a filled array of two dimensions"

@@ -92,7 +92,7 @@ CATEGORIES = 200  # kept by name; all others are counted under `other`
 UNSEEN = 20  # further values that a live profile keeps by name, though its reference did not know them
 RARE = 5  # rows below which a value of a wide column is not kept by name
 
-
+# %% ../../nbs/07_statistics.profiles.ipynb #c015
 @dataclass(frozen=True)
 class ColumnProfile:
     """A mergeable summary of one column.
@@ -137,7 +137,7 @@ class ColumnProfile:
             other=self.other + other.other + sum(counts.values()) - sum(kept.values()),
         )
 
-# %% ../../nbs/07_statistics.profiles.ipynb #c015
+# %% ../../nbs/07_statistics.profiles.ipynb #c017
 def side_by_side(reference: ColumnProfile, current: ColumnProfile) -> tuple[list[str], list[int], list[int]]:
     """Labels and counts of two profiles over the reference's bins, ready for a two-sample test.
 
@@ -157,7 +157,7 @@ def side_by_side(reference: ColumnProfile, current: ColumnProfile) -> tuple[list
         counts = [list(reference.bins), list(current.bins)]
     return [*labels, "(missing)"], [*counts[0], reference.missing], [*counts[1], current.missing]
 
-# %% ../../nbs/07_statistics.profiles.ipynb #c017
+# %% ../../nbs/07_statistics.profiles.ipynb #c019
 def column_kind(values: "pd.Series") -> str:
     """Whether a column is profiled as `number`, `category` or `text`."""
     import pandas as pd
@@ -184,7 +184,7 @@ def category_name(value: Any) -> str:
         value = int(value)
     return str(value)
 
-# %% ../../nbs/07_statistics.profiles.ipynb #c019
+# %% ../../nbs/07_statistics.profiles.ipynb #c021
 def as_numbers(values: "pd.Series") -> "np.ndarray":
     """A column as floats, dates as seconds since 1970; NaN for missing and for what is no number."""
     import numpy as np
@@ -222,7 +222,7 @@ def _category_profile(empty: ColumnProfile, names: "pd.Series", like: ColumnProf
     kept = known | dict(new[: CATEGORIES if like is None else UNSEEN])
     return replace(empty, distinct=len(counts), categories=kept, other=sum(counts.values()) - sum(kept.values()))
 
-
+# %% ../../nbs/07_statistics.profiles.ipynb #c023
 def profile_column(values: "pd.Series", name: str, like: ColumnProfile | None = None) -> ColumnProfile:
     """The profile of one column; with `like`, over that profile's bins."""
     kind = column_kind(values) if like is None else like.kind
@@ -236,7 +236,7 @@ def profile_column(values: "pd.Series", name: str, like: ColumnProfile | None = 
     lengths = names.map(len).to_numpy(dtype=float)
     return _number_profile(replace(empty, distinct=int(names.nunique())), lengths, like)
 
-# %% ../../nbs/07_statistics.profiles.ipynb #c022
+# %% ../../nbs/07_statistics.profiles.ipynb #c026
 @dataclass(frozen=True)
 class Profile:
     """A mergeable summary of a table without any of its rows: `columns` by name, and the number of `rows`."""
@@ -271,7 +271,7 @@ class Profile:
             columns[c["name"]] = ColumnProfile(**{**c, **tuples})
         return cls(data["rows"], columns)
 
-# %% ../../nbs/07_statistics.profiles.ipynb #c023
+# %% ../../nbs/07_statistics.profiles.ipynb #c027
 def profile_frame(frame: "pd.DataFrame", columns: Iterable[str] | None = None, like: Profile | None = None) -> Profile:
     """Profile a table.
 

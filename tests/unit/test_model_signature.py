@@ -79,6 +79,12 @@ def test_an_array_without_names_gets_names_and_is_given_back_as_array():
     assert signature.input == "array" and signature.names == ["x0", "x1", "x2"] and signature.task == "regression"
 
 
+def test_a_frame_whose_columns_are_numbers_is_given_back_as_array():
+    X = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 2)))
+    signature = infer_signature(DummyRegressor().fit(X, X[0]), X)
+    assert signature.input == "array" and signature.names == ["0", "1"]
+
+
 def test_several_outputs_have_names():
     X = pd.DataFrame({"a": [1.0, 2, 3, 4]})
     y = pd.DataFrame({"height": [1.0, 2, 3, 4], "width": [4.0, 3, 2, 1]})
