@@ -100,22 +100,46 @@ def test_plain_papermill_gives_0_or_1(files, place, tmp_path):
     assert papermill("--engine", "mlworkbench", "-p", "modle", "x") == 1
 
 
-WRONG = [
-    ({"model": "none.skops"}, (), "none.skops"),
-    ({"model": "broken.skops"}, (), "broken.skops"),
-    ({"model": "model.joblib"}, (), "trust"),
-    ({"data": "none.csv"}, (), "none.csv"),
+WRONG_FILES = [
+    ({"model": "none.skops"}, "none.skops"),
+    ({"model": "broken.skops"}, "broken.skops"),
+    ({"model": "model.joblib"}, "trust"),
+    ({"data": "none.csv"}, "none.csv"),
+    ({"data": "misspelt.csv"}, "incme"),
+    ({"data": "missing.csv"}, "income"),
+    ({"data": "extra.csv"}, "extra"),
+    ({"data": "words.csv"}, "much"),
+    ({"data": "empty.csv"}, "row"),
+    ({"data": "nothing.csv"}, "nothing.csv"),
+    ({"data": "broken.parquet"}, "broken.parquet"),
+    ({"data": "unlabelled.csv"}, "left"),
+    ({"target": "lft"}, "left"),
+    ({"gate": ["acuracy >= 0.5"]}, "accuracy"),
+    ({"gate": ["accuracy"]}, "accuracy"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "says"), WRONG_FILES, ids=lambda v: str(v)[:40])
+def test_wrong_input_is_refused_in_one_sentence_and_nothing_is_kept(files, place, wrong, says):
+    from mlworkbench import stages
+    from mlworkbench.app.run import run_stage
+    from mlworkbench.core.errors import InputError
+    from mlworkbench.core.workspace import workspace
+
+    given = {"model": "model.skops", "data": "rows.csv", "target": "left", "resamples": 0, **wrong}
+    given |= {k: str(files / given[k]) for k in ("model", "data")}
+    with pytest.raises(InputError, match=re.escape(says)) as refused:
+        run_stage(stages.evaluate, **given)
+    assert "\n" not in str(refused.value) and str(refused.value).endswith(".")
+    assert workspace().ledger.artifacts("evaluation") == []
+    [run] = workspace().ledger.runs("evaluate")
+    record = json.loads((Path(run.folder) / "evaluate.json").read_text())
+    assert (record["status"], record["error"]["exit_code"]) == ("error", 2)
+
+
+WRONG_CALLS = [
     ({"data": "misspelt.csv"}, (), "incme"),
-    ({"data": "missing.csv"}, (), "income"),
-    ({"data": "extra.csv"}, (), "extra"),
-    ({"data": "words.csv"}, (), "income"),
-    ({"data": "empty.csv"}, (), "row"),
-    ({"data": "nothing.csv"}, (), "nothing.csv"),
-    ({"data": "broken.parquet"}, (), "broken.parquet"),
-    ({"data": "unlabelled.csv"}, (), "left"),
-    ({"target": "lft"}, (), "left"),
-    ({}, ("--gate", "acuracy >= 0.5"), "accuracy"),
-    ({}, ("--gate", "accuracy"), "accuracy"),
+    ({"model": "model.joblib"}, (), "trust"),
     ({}, ("--gtae", "accuracy >= 0.5"), "--gate"),
     ({}, ("--resamples", "many"), "resamples"),
     ({}, ("--confidence", "2"), "confidence"),
@@ -124,17 +148,14 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("wrong", "more", "says"), WRONG, ids=lambda v: str(v)[:40])
-def test_wrong_input_ends_with_2_one_message_and_nothing_built(files, place, wrong, more, says):
+@pytest.mark.parametrize(("wrong", "more", "says"), WRONG_CALLS, ids=lambda v: str(v)[:40])
+def test_wrong_input_ends_with_2_and_one_message(files, place, wrong, more, says):
     done = evaluate(files, *more, **wrong)
     assert done.returncode == 2, done.stderr
     message = said(done)
     assert says in message
     assert "Traceback" not in done.stderr + done.stdout
     assert len(message.strip().splitlines()) <= 3
-    from mlworkbench.core.workspace import workspace
-
-    assert workspace().ledger.artifacts("evaluation") == []
 
 
 def test_a_workspace_that_cannot_be_written_ends_with_2(files, place):
