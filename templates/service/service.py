@@ -39,7 +39,7 @@ class Service:
     def predict(self, rows: list[dict[str, Any]], on_error: str = "fail") -> dict[str, Any]:
         """Predict rows, each an object of column to value."""
         application.check_ready()
-        return application.predict(rows, on_error, uuid.uuid4().hex, time.perf_counter())
+        return application.answers.predict(rows, on_error, uuid.uuid4().hex, time.perf_counter())
 
 
 Service.add_asgi_middleware(Front, application=application)
