@@ -131,7 +131,8 @@ class Client:
         with self._http() as http:
             for part in parts(rows):
                 answers.append(self._send(http, "POST", "/predict", {"rows": part}))
-                report(f"{min(len(answers) * PART, len(rows)):,} of {len(rows):,} rows predicted", len(answers) * PART / len(rows))
+                done = min(len(answers) * PART, len(rows))
+                report(f"{done:,} of {len(rows):,} rows predicted", done / len(rows))
         return _answered(answers, getattr(data, "index", None))
 
     def feedback(self, labels: "pd.DataFrame | Mapping[str, Any] | Iterable[Mapping[str, Any]]") -> dict[str, Any]:

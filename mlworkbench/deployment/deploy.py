@@ -146,7 +146,8 @@ def _example(details: Mapping[str, Any]) -> str:
 
 # %% ../../nbs/64_deployment.deploy.ipynb #c011
 def _handle(artifact: Artifact) -> Deployment:
-    return Deployment(name=artifact.name, details=artifact.details)
+    sources = {"bundle": artifact.details["bundle"], "bundle_path": artifact.details["bundle_path"]}
+    return Deployment(name=artifact.name, details=artifact.details, sources=sources)
 
 
 def find_deployment(reference: str = "latest") -> Deployment:

@@ -17,7 +17,7 @@ from typing import Any
 from ..bundling.environment import ensure_environment
 from ..bundling.parity import check_parity, free_port, prove, service_command, service_environment, wait_ready
 from ..bundling.verify import SOURCE, read_part
-from ..core.errors import GateFailed, WorkbenchError, problem
+from ..core.errors import GateFailed, WorkbenchError
 from ..core.jobs import report
 from . import supervisor
 from .client import Client

@@ -212,7 +212,7 @@ def main(argv: list[str] | None = None) -> int:
     return supervisor.run()
 
 # %% ../../nbs/60_deployment.supervisor.ipynb #c017
-def launch(folder: Path, spec: Spec, timeout_s: float = 20.0) -> State:
+def launch(folder: Path, spec: Spec, timeout_s: float = 60.0) -> State:
     """Start a detached supervisor for `spec` in `folder`, and wait (seconds) until it has begun.
 
     Raises

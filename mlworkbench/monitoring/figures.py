@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..core.evidence import INK, PALETTE, figure_style, figure_svg
+from .drift import bin_words
 from ..statistics.profiles import ColumnProfile, side_by_side
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Shares:
 def column_shares(reference: ColumnProfile, current: ColumnProfile, most: int = 12) -> Shares:
     """Shares of two profiles of a column; bins that are empty on both sides are left out."""
     labels, before, after = side_by_side(reference, current)
+    labels = [bin_words(label) for label in labels]
     sums = max(sum(before), 1), max(sum(after), 1)
     bins = [(label, b / sums[0], a / sums[1]) for label, b, a in zip(labels, before, after, strict=True) if b or a]
     if reference.kind == "category" and len(bins) > most:

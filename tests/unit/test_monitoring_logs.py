@@ -1,5 +1,6 @@
 """Reading the prediction log: what is counted, what is left out, what comes back unchanged."""
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -83,7 +84,8 @@ def test_the_last_label_wins_also_within_one_request(tmp_path):
 def test_labels_of_no_prediction_join_nothing_and_are_counted(tmp_path):
     write_log(tmp_path, [{"x": 1.0}], answered(1), labels=[1.0])
     with open(next(tmp_path.glob("labels-*")), "a") as file:
-        file.write('{"schema":1,"time":"%s","prediction_id":"20260131T120000-00000000-0","label":9}\n' % NOON)
+        stray = {"schema": 1, "time": NOON, "prediction_id": "20260131T120000-00000000-0", "label": 9}
+        file.write(json.dumps(stray) + "\n")
     log = view(tmp_path)
     assert (len(logs.labelled(log, numbers("x"))), logs.stray_labels(log)) == (1, 1)
 
