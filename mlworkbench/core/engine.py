@@ -7,6 +7,7 @@ __all__ = ['OwnKernelManager', 'StageClient', 'check_parameters', 'WorkbenchEngi
 
 # %% ../../nbs/04_core.engine.ipynb #c003
 import sys
+import tempfile
 from typing import Any
 
 # an optional grammar of jsonschema, built on import: one second of every headless start for nothing
@@ -14,12 +15,13 @@ sys.modules.setdefault("rfc3987_syntax", None)
 
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine
 from papermill.utils import merge_kwargs, remove_args
 from traitlets.config import Config
 
-from .errors import InputError, closest, problem
+from .errors import InputError, WorkbenchError, closest, problem
 
 # %% ../../nbs/04_core.engine.ipynb #c005
 class OwnKernelManager(AsyncKernelManager):
@@ -74,4 +76,15 @@ class WorkbenchEngine(NBClientEngine):
             "config": Config({"KernelManager": {"transport": "ipc"}}),
         }
         safe = remove_args(["timeout", "startup_timeout", "input_path"], **kwargs)
-        return StageClient(nb_man, **merge_kwargs(safe, **own)).execute()
+        return _execute(StageClient(nb_man, **merge_kwargs(safe, **own)))
+
+
+def _execute(client: StageClient) -> Any:
+    """Run the notebook; what the kernel says outside of cells is told only when it dies."""
+    with tempfile.TemporaryFile() as said:
+        try:
+            return client.execute(stderr=said)
+        except DeadKernelError as error:
+            said.seek(0)
+            tail = said.read().decode(errors="replace").strip()[-2000:]
+            raise WorkbenchError(problem("kernel", "it must live until the last cell", f"its death\n{tail}")) from error
