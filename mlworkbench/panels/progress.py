@@ -63,6 +63,7 @@ class ProgressView:
         self.label = label
         self.bar, self.log = w.HTML(""), w.HTML("", tabbable=True, tooltip=f"{label}: log")
         self.log.add_class("mlw-log")
+        self.show_bar(None, "ready", "")
         self.show_log([])
 
     def show_bar(self, fraction: float | None, state: str, sentence: str) -> None:
@@ -70,6 +71,7 @@ class ProgressView:
         said = f"<span class='mlw-doing' role='status'>{html.escape(sentence)}</span>"
         shown = f"<div class='mlw-progress'>{bar_html(fraction, state, self.label)}{said}</div>"
         self.bar.value = shown if sentence else ""
+        self.bar.layout.display = None if sentence else "none"
 
     def show_log(self, lines: list[tuple[float, str]], end: str = "") -> None:
         """Draw the log."""

@@ -209,7 +209,7 @@ EVIDENCE = """
 .mlw .mlw-table td { padding: 5px 16px 5px 0; text-align: left;
   border-bottom: 1px solid color-mix(in srgb, var(--mlw-line) 55%, transparent); white-space: normal;
   max-width: none; }
-.mlw .mlw-table td:first-child { min-width: 8.5em; }
+.mlw .mlw-table td:first-child { min-width: 9.5em; }
 .mlw .mlw-table :is(td.mlw-number, th.mlw-number) { text-align: right; }
 .mlw .mlw-table :is(th, td):last-child { padding-right: 2px; }
 .mlw .mlw-table caption { caption-side: bottom; padding: 6px 0 0; text-align: left; font-size: 12px;

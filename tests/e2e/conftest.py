@@ -46,9 +46,12 @@ class Lab:
         folders = {
             "HOME": "home", "JUPYTER_CONFIG_DIR": "config", "JUPYTERLAB_SETTINGS_DIR": "settings",
             "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython",
-            "MLWORKBENCH_WORKSPACE": "workspace", "JUPYTER_DATA_DIR": "data",
+            "MLWORKBENCH_WORKSPACE": "workspace", "JUPYTER_DATA_DIR": "data", "BENTOML_HOME": "bentoml",
         }
         own = {k: str(self.root / v) for k, v in folders.items()}
+        # a bundle's own environment and real images have tests of their own
+        own["MLWORKBENCH_BUNDLING_ENVIRONMENT"] = "current"
+        own["DOCKER_HOST"] = f"unix://{self.root}/no-engine.sock"
         left_out = ("PYTHONDONTWRITEBYTECODE", "MLWORKBENCH_HEADLESS")
         inherited = {k: v for k, v in os.environ.items() if k not in left_out}
         bin_folder = str(Path(sys.executable).parent)
@@ -165,10 +168,11 @@ class LabPage:
         """Run All, and wait until every cell has been run."""
         self.command("notebook:run-all-cells")
         self.page.wait_for_function(
-            "() => { const p = window.jupyterapp.shell.currentWidget.content.widgets;"
-            " const code = p.filter(c => c.model.type === 'code' && c.model.sharedModel.getSource().trim());"
-            " return code.length && code.every(c => c.model.executionCount !== null"
-            " && c.model.executionState !== 'running'); }",
+            "() => { const cells = window.jupyterapp.shell.currentWidget.content.widgets;"
+            " const code = cells.filter(c => c.model.type === 'code' && c.model.sharedModel.getSource().trim());"
+            " const failed = code.some(c => c.outputArea.model.toJSON().some(o => o.output_type === 'error'));"
+            " const over = c => c.model.executionCount !== null && c.model.executionState !== 'running';"
+            " return failed || (code.length && code.every(over)); }",  # an error ends Run All
             timeout=1000 * timeout_s,
         )
 

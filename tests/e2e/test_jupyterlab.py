@@ -10,6 +10,7 @@ import pytest
 
 from mlworkbench.app.lab import copy_notebooks
 
+MLWORKBENCH = str(Path(sys.executable).with_name("mlworkbench"))
 GATES = {"holds": "roc_auc >= 0.8\nroc_auc.low >= 0.75", "does not hold": "accuracy >= 0.9999"}
 
 
@@ -59,12 +60,33 @@ def test_run_all_and_the_command_line_give_equal_summary_tables_and_figures(stag
     lab = open_lab("1_evaluate.ipynb")
     lab.run_all(timeout_s=180)
     seen, summary = shown_outputs(lab.all_outputs()), newest_record(stages, "evaluate")["summary"]
-    command = [str(Path(sys.executable).with_name("mlworkbench")), "evaluate", "--out", str(tmp_path)]
+    command = [MLWORKBENCH, "evaluate", "--out", str(tmp_path)]
     subprocess.run(command, env=stages.environment(), cwd=tmp_path, check=True, capture_output=True, timeout=300)
     executed = json.loads((tmp_path / "evaluate.ipynb").read_text(encoding="utf-8"))
     headless = shown_outputs([o for cell in executed["cells"] for o in cell.get("outputs", [])])
     assert json.loads((tmp_path / "evaluate.json").read_text(encoding="utf-8"))["summary"] == summary
     assert len(seen) >= 3 and seen == headless
+
+
+@pytest.fixture
+def undeployed(stages):
+    """End what the test deployed, also when it failed."""
+    yield
+    for folder in (stages.root / "workspace" / "deployments").glob("*"):
+        subprocess.run([MLWORKBENCH, "stop", folder.name], env=stages.environment(), timeout=120, check=False)
+
+
+def test_each_stage_notebook_shows_its_panel_on_run_all(stages, open_lab, undeployed):
+    for path in sorted(stages.notebooks.glob("[1-9]_*.ipynb")):
+        stage = path.stem[2:]
+        if stage == "containerize":  # here without an engine: it shows its plan
+            path.write_text(path.read_text(encoding="utf-8").replace('= \'always\'', '= \'if_available\''))
+        lab = open_lab(path.name)
+        lab.run_all(timeout_s=300)
+        assert lab.problems() == [], stage
+        lab.shot(f"stage-{stage}", lab.panel())
+        word = lab.panel().locator(".mlw-head .mlw-chip").inner_text()
+        assert word == newest_record(stages, stage)["status"] and word in ("passed", "skipped"), stage
 
 
 WORKBENCH = [
