@@ -7,6 +7,7 @@ __all__ = ['BUCKETS', 'share_folder', 'reason', 'Metrics']
 
 # %% ../../nbs/14_serving.metrics.ipynb #c003
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -29,8 +30,12 @@ def share_folder(workers: int) -> str | None:
         return None
     import psutil
 
-    parent = psutil.Process(os.getppid())
-    folder = Path(tempfile.gettempdir()) / f"mlw-metrics-{parent.pid}-{int(parent.create_time())}"
+    place, parent = Path(tempfile.gettempdir()), psutil.Process(os.getppid())
+    for left in place.glob("mlw-metrics-*-*"):  # of services that were killed
+        pid = left.name.split("-")[2]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = place / f"mlw-metrics-{parent.pid}-{int(parent.create_time())}"
     folder.mkdir(mode=0o700, exist_ok=True)
     os.environ[_VARIABLE] = str(folder)
     return str(folder)
