@@ -26,15 +26,14 @@ def rows_of(data: "pd.DataFrame | Sequence[Mapping[str, Any]]") -> list[dict[str
 
 
 def _plain_column(values: "pd.Series") -> list[Any]:
-    import pandas as pd
-
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        values = values.astype(values.cat.categories.dtype)
-    if pd.api.types.is_datetime64_any_dtype(values.dtype):
-        return [None if v is pd.NaT else v.isoformat() for v in values]
     missing = values.isna().to_numpy()
-    plain = values.astype(object).to_numpy()
-    return [None if m else v.item() if hasattr(v, "item") else v for m, v in zip(missing, plain, strict=True)]
+    return [None if m else _plain(v) for m, v in zip(missing, values.astype(object).to_numpy(), strict=True)]
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return value.item() if hasattr(value, "item") else value
 
 # %% ../../nbs/61_deployment.client.ipynb #c009
 def refusal(where: str, status: int, body: Any) -> WorkbenchError:

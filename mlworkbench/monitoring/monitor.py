@@ -149,7 +149,7 @@ class MonitoringReport(Result):
     flags: tuple[tuple[str, str, int], ...] = ()  # what, column, rows
     drift: tuple[Drift, ...] = ()  # empty: not enough rows to say
     performance: Performance = Performance()
-    stray_labels: int = 0
+    stray_labels: int = 0  # for predictions outside of the window: another bundle's, or earlier ones
     thresholds: Thresholds = Thresholds()
     notes: tuple[str, ...] = ()  # what is worth saying and alarms nobody
     shares: tuple[Shares, ...] = ()
@@ -186,7 +186,7 @@ class MonitoringReport(Result):
         return {
             "model": self.model, "rows": self.volume.rows, "requests": self.volume.requests, "rejected": self.rejected,
             "columns": len(self.drift), "changed": self.changed, "alerts": [d.column for d in self.drift if d.alert],
-            "largest_psi": round(max((d.psi for d in self.drift), default=0.0), 6),
+            "largest_psi": round(float(max((d.psi for d in self.drift), default=0.0)), 6),
             "labelled": self.performance.labelled, "metric": self.performance.main,
             "value": self.performance.value, "low": self.performance.low, "high": self.performance.high,
             "reference": self.performance.reference, "notes": list(self.notes),
@@ -228,9 +228,10 @@ def _evidence(found: MonitoringReport) -> list[Evidence]:
              f"alert: and PSI from {limits.psi_threshold:g} (chance's share of it is taken off).",
     )
     performance = found.performance.table
+    stray = f" {found.stray_labels:,} labels belong to predictions outside of this window." if found.stray_labels else ""
     realised_table = Evidence(
         "Realised performance", table=pd.DataFrame() if performance is None else performance,
-        note=f"On {found.performance.labelled:,} predictions with labels; intervals on both sides.",
+        note=f"On {found.performance.labelled:,} predictions with labels; intervals on both sides.{stray}",
     )
     return [told, *figures, drifted, realised_table, *_traffic(found)]
 
@@ -275,8 +276,6 @@ def _label_words(found: MonitoringReport, known: Reference) -> tuple[list[str], 
     notes = []
     if performance.left_out:
         notes.append(f"{performance.left_out:,} labels are none that the model knows; they were left out.")
-    if found.stray_labels:
-        notes.append(f"{found.stray_labels:,} labels belong to no prediction of this window; they were left out.")
     if not known.metrics:
         notes.append("The bundle carries no evaluation: nothing to compare predictions and performance with.")
     elif not performance.main:

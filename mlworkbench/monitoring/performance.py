@@ -8,7 +8,7 @@ __all__ = ['class_texts', 'read_labels', 'Performance', 'loss_of', 'realised', '
 # %% ../../nbs/72_monitoring.performance.ipynb #c003
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..evaluation.metrics import MAIN, METRICS, metric_table
@@ -125,9 +125,10 @@ def realised(
     if not main:
         return Performance(rows, left_out, table=table)
     row = known.loc[main]
-    loss = loss_of(main, row["reference"], row["now"])
-    found = Performance(rows, left_out, main, row["reference"], row["now"], row["low"], row["high"], loss, False, table)
-    return Performance(**{**found.__dict__, "alert": found.worse and loss >= drop})
+    was, now, low, high = (float(row[name]) for name in ("reference", "now", "low", "high"))
+    loss = loss_of(main, was, now)
+    found = Performance(rows, left_out, main, was, now, low, high, loss, False, table)
+    return replace(found, alert=found.worse and loss >= drop)
 
 
 def _beside(table: "pd.DataFrame", reference: Mapping[str, Mapping[str, float]]) -> "pd.DataFrame":

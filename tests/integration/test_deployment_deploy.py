@@ -19,6 +19,7 @@ from handmade_bundle import census, fitted_pipeline
 from mlworkbench.bundling.build import build_bundle
 from mlworkbench.bundling.verify import CERTIFICATE, MANIFEST, SOURCE, content_hash, hash_files, seal
 from mlworkbench.core.errors import GateFailed, InputError, NotFound
+from mlworkbench.core.jobs import Job
 from mlworkbench.core.workspace import workspace
 from mlworkbench.deployment import supervisor
 from mlworkbench.deployment.deploy import deploy, deployments, find_deployment, stop_deployment
@@ -231,6 +232,16 @@ def test_two_deploys_of_one_name_at_once_are_refused_and_the_first_one_stands(up
     refused = [o for o in outcomes if isinstance(o, InputError)]
     assert len(outcomes) == 2 and len(refused) == 1 and "one run at a time" in str(refused[0])
     assert len(alive("twice")) == 1 and find_deployment("twice").status()["state"] == "running"
+
+
+def test_a_cancelled_deploy_leaves_nothing_and_the_former_one_runs(up, bundles):
+    served = up(bundles[0], "cancel")
+    job = Job(deploy, bundle=bundles[1], name="cancel", environment="current").start()
+    assert until(lambda: "ready" in job.text)
+    job.cancel()
+    assert job.wait(60) and job.state == "cancelled"
+    assert alive("cancel") == [made(served)] == revisions(workspace().deployments / "cancel")
+    assert served.status()["state"] == "running"
 
 
 def test_what_a_killed_deploy_left_is_ended_by_the_next(up, bundles):
