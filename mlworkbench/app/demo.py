@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.jobs import report
+from ..core.jobs import listening, report
 from ..core.resources import resource
 from ..core.workspace import Artifact, workspace
 
@@ -108,7 +108,8 @@ def send_traffic(deployment: Any, frame: "pd.DataFrame", *, single_rows: int = 6
     features = frame.drop(columns=[TARGET, *IGNORE], errors="ignore")
     edges = [*range(single_rows), *range(single_rows, len(frame), batch_rows), len(frame)]
     for done, (start, end) in enumerate(zip(edges, edges[1:], strict=False), 1):
-        answers = deployment.predict(features.iloc[start:end])
+        with listening(lambda text, fraction: None):  # a word a batch is too much here
+            answers = deployment.predict(features.iloc[start:end])
         deployment.feedback(dict(zip(answers["prediction_id"], frame[TARGET].iloc[start:end], strict=True)))
         if done % 10 == 0:
             report(f"{end:,} of {len(frame):,} predictions, with their labels", end / len(frame))
@@ -165,7 +166,6 @@ def run_demo(*, out: str | None = None, keep: bool = True, simulate_drift: bool 
         Where progress and the outcome go.
     """
     from mlworkbench.app.release import check_release, run_release
-    from mlworkbench.core.jobs import listening
     from mlworkbench.deployment.deploy import find_deployment
 
     def traffic(run: Any) -> None:

@@ -65,14 +65,14 @@ def listening(listener: Listener, cancelled: threading.Event | None = None) -> I
 
 # %% ../../nbs/01_core.jobs.ipynb #c009
 class Lines:
-    """Which reports are worth a line: all without a fraction, of the others one in `every_s` seconds."""
+    """Which reports are worth a line: all without a fraction, the last, of the others one in `every_s` seconds."""
 
     def __init__(self, every_s: float = 0.5):
         self.every_s, self._last = every_s, 0.0
 
     def takes(self, fraction: float | None) -> bool:
         """Is the report that comes now worth a line?"""
-        if fraction is None:
+        if fraction is None or fraction >= 1:
             return True
         due = time.monotonic() - self._last >= self.every_s
         if due:

@@ -27,6 +27,8 @@ def home(tmp_path_factory):
     environ = {k: v for k, v in os.environ.items() if not k.startswith("MLWORKBENCH_")}
     environ |= {"HOME": str(folder), "MLWORKBENCH_WORKSPACE": str(folder / "workspace"), "BENTOML_HOME":
                 str(folder / "bentoml"), "MY_API_TOKEN": CANARY, "DATABASE_URL": f"postgresql://ann:{CANARY}@db/x"}
+    # the base image that tests/base_image.sh makes stands for the default one, which only a registry has
+    environ["MLWORKBENCH_CONTAINERS_BASE_IMAGE"] = "mlw-base:py311"
     # what uv has fetched before is kept from the real home: the demo in an empty one is measured elsewhere
     environ.setdefault("UV_CACHE_DIR", str(Path.home() / ".cache" / "uv"))
 
@@ -63,7 +65,8 @@ def test_the_demo_prints_the_url_and_five_notebooks_with_page_and_record(demo):
             path = demo.out / f"{number}_{stage}" / f"{stage}.{suffix}"
             assert path.exists() and str(path) in demo.output
         record = json.loads((demo.out / f"{number}_{stage}" / f"{stage}.json").read_text())
-        assert record["status"] == "passed" or stage == "containerize" and record["status"] == "skipped"
+        can_skip = stage == "containerize" and os.environ.get("MLWORKBENCH_REQUIRE") != "all"
+        assert record["status"] == "passed" or can_skip and record["status"] == "skipped"
 
 
 def test_the_service_of_the_demo_answers(demo):

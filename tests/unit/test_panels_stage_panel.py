@@ -43,6 +43,7 @@ def count(*, rows: Annotated[int, Field(ge=1, le=100_000)] = 3, gate: list[str] 
         raise MissingPart(problem("count", "an engine must be there", "none"))
     if file == "fault":
         raise KeyError("shape")
+    report("counting <rows>")
     for row in range(rows):
         report(f"row {row + 1} of {rows}", (row + 1) / rows)
         time.sleep(0.002)
@@ -68,7 +69,7 @@ def test_a_press_runs_the_stage_with_what_stands_in_the_form(panel):
     press(panel)
     assert panel.result == Counted(rows=7) and panel.state == "passed" and panel.message == ""
     assert ">passed</span>" in panel.view.head.value
-    assert "width:100%" in panel.view.progress.bar.value and "row 7 of 7" in panel.view.progress.log.value
+    assert "width:100%" in panel.view.progress.bar.value and "counting &lt;rows&gt;" in panel.view.progress.log.value
 
 
 def test_the_result_is_shown_verdict_first_then_figures_then_evidence(panel):
@@ -154,9 +155,8 @@ def test_a_second_press_while_running_starts_nothing(panel):
 
 def test_a_press_returns_at_once_while_the_work_goes_on(panel):
     panel.form.set(rows=200)
-    began = time.monotonic()
     panel.run()
-    assert time.monotonic() - began < 0.2 and panel.state == "running"
+    assert panel.state == "running"
     assert all(field.control.disabled for field in panel.form.fields.values())
     assert not panel.wait(0.01)
 
@@ -249,6 +249,10 @@ def test_the_style_sheet_asks_for_nothing_and_stays_in_its_class():
     for line in STYLE.splitlines():
         if "{" in line and not line.startswith((" ", "@")):
             assert ".mlw" in line.split("{")[0]
+
+
+def test_a_word_in_a_tile_is_set_smaller_than_a_figure():
+    assert themed("<b>12,480</b><b>python:3.11-slim</b>") == "<b>12,480</b><b class='mlw-long'>python:3.11-slim</b>"
 
 
 def test_only_the_house_grey_is_replaced():

@@ -1,0 +1,174 @@
+"""An image is really built, started locked down, and proved; without an engine the plan is shown."""
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+import mlworkbench as mlw
+from mlworkbench.containers import image as image_module
+from mlworkbench.containers.engine import find_engine
+from mlworkbench.containers.image import plan_image
+from mlworkbench.core.errors import GateFailed, MissingPart
+from mlworkbench.core.jobs import Job
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def engine():
+    """A running engine with the tests' base image; without one, skipped (or failed under MLWORKBENCH_REQUIRE=all)."""
+    try:
+        found = find_engine()
+        made = subprocess.run(["sh", ROOT / "tests" / "base_image.sh"], capture_output=True, text=True,
+                              env={**os.environ, "DOCKER": found.program})
+        problem = made.stderr.strip() if made.returncode else ""
+    except MissingPart as missing:
+        problem = str(missing)
+    if problem:
+        (pytest.fail if os.environ.get("MLWORKBENCH_REQUIRE") == "all" else pytest.skip)(problem)
+    return found
+
+
+@pytest.fixture
+def based(place, engine, monkeypatch):
+    """Images start from the tests' base, in a workspace of the test's own."""
+    monkeypatch.setenv("MLWORKBENCH_CONTAINERS_BASE_IMAGE", "mlw-base:py311")
+    return engine
+
+
+@pytest.fixture(scope="session")
+def built_image(engine, built_bundle, tmp_path_factory):
+    """An image of the demo's bundle, built while a canary stood in pip's configuration."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLWORKBENCH_WORKSPACE", str(tmp_path_factory.mktemp("image")))
+        patch.setenv("MLWORKBENCH_CONTAINERS_BASE_IMAGE", "mlw-base:py311")
+        patch.setenv("PIP_TRUSTED_HOST", "canary-word.example")
+        made = mlw.containerize(built_bundle, tag=f"mlw-test-{uuid4().hex[:8]}:1")
+    yield made
+    engine.clean("rmi", "--force", made.tag)
+
+
+def inspect(engine, name: str) -> dict:
+    return json.loads(engine.run("image", "inspect", name).output)[0]
+
+
+def containers(engine) -> str:
+    return engine.run("ps", "--all", "--quiet", "--filter", "name=mlworkbench-proof").output.strip()
+
+
+def test_an_image_runs_locked_down_and_answers_as_the_notebook_did(built_image, measured):
+    assert built_image.status == "passed"
+    assert built_image.facts == {"user": "10001, not root", "file system": "read-only", "capabilities": "none",
+                                 "health check": "healthy", "mlworkbench inside": "no"}
+    assert (built_image.proof["labels_differ"], built_image.proof["passed"]) == (0, True)
+    assert built_image.base_mb < built_image.size_mb < 700
+    measured(size_mb=round(built_image.size_mb), base_mb=round(built_image.base_mb))
+    assert built_image.artifacts()["tag"] == built_image.tag
+
+
+def test_the_image_can_be_traced_to_its_bundle_model_and_evaluation(built_image, built_bundle, engine):
+    labels = inspect(engine, built_image.tag)["Config"]["Labels"]
+    assert labels["org.mlworkbench.bundle"] == built_bundle.tag
+    assert labels["org.mlworkbench.bundle.sha256"] == built_bundle.sha256
+    assert labels["org.mlworkbench.model.sha256"] == built_bundle.manifest["model"]["sha256"]
+    assert labels["org.mlworkbench.evaluation.sha256"] == built_bundle.manifest["files"]["evaluation.json"]
+
+
+def test_the_index_and_the_certificates_of_this_site_are_not_in_the_image(built_image, engine):
+    history = engine.run("history", "--no-trunc", "--format", "{{.CreatedBy}}", built_image.tag).output
+    told = json.dumps(inspect(engine, built_image.tag)) + history
+    assert "canary-word" not in told and "index-url" not in told
+    find = ("find / -xdev \\( -name pip.conf -o -path '/run/secrets/*' -o -name pip -o -name tests \\) -print;"
+            " grep -rIl canary-word /opt /bento")
+    inside = engine.run("run", "--rm", "--user", "0", "--entrypoint", "sh", built_image.tag, "-c", find, check=False).output
+    found = [line for line in inside.splitlines() if not line.startswith(("/proc", "/sys", "/usr/lib/python3"))]
+    assert found == []
+
+
+def test_the_bundle_in_the_image_is_the_bundle(built_image, built_bundle, engine, tmp_path):
+    container = engine.run("create", built_image.tag).output.strip()
+    try:
+        engine.run("cp", f"{container}:/bento", tmp_path)
+    finally:
+        engine.clean("rm", container)
+    from mlworkbench.bundling.verify import verify_bundle
+
+    assert verify_bundle(tmp_path / "bento", sha256=built_bundle.sha256) == []
+
+
+def test_an_image_that_answers_otherwise_is_removed_and_the_former_stays(based, built_image, built_bundle, monkeypatch):
+    honest = image_module.prove
+
+    def forged(*arguments, **options):
+        return {**honest(*arguments, **options), "labels_differ": 1, "passed": False}
+
+    monkeypatch.setattr(image_module, "prove", forged)
+    original = image_module.render_dockerfile
+    monkeypatch.setattr(image_module, "render_dockerfile", lambda *a, **o: original(*a, **o) + 'LABEL another="1"\n')
+    before = engine_images(based)
+    with pytest.raises(GateFailed, match="the notebook's own predictions"):
+        mlw.containerize(built_bundle, tag=built_image.tag)
+    assert containers(based) == ""
+    assert engine_images(based) == before
+    assert inspect(based, built_image.tag)["Id"] == built_image.id
+
+
+def engine_images(engine) -> set[str]:
+    return set(engine.run("images", "--no-trunc", "--quiet").output.split())
+
+
+def test_a_cancelled_proof_leaves_no_container_and_no_image(based, built_bundle, monkeypatch):
+    original = image_module.render_dockerfile
+    monkeypatch.setattr(image_module, "render_dockerfile", lambda *a, **o: original(*a, **o) + 'LABEL another="2"\n')
+    before = engine_images(based)
+    job = Job(mlw.containerize, bundle=built_bundle, tag="mlw-test-cancelled:1")
+    hear, seen = job._hear, threading.Event()
+
+    def listen(text, fraction):
+        hear(text, fraction)
+        if text.startswith("starting the image"):
+            seen.set()
+
+    job._hear = listen
+    job.start()
+    assert seen.wait(300), job.error
+    job.cancel()
+    assert job.wait(60)
+    assert job.state == "cancelled"
+    assert containers(based) == "" and engine_images(based) == before
+
+
+def test_a_base_image_that_is_not_there_is_refused(based, built_bundle):
+    with pytest.raises(MissingPart, match="'127.0.0.1:9/nothing:1' must be there, or its registry within reach"):
+        mlw.containerize(built_bundle, base_image="127.0.0.1:9/nothing:1")
+
+
+def test_a_changed_bundle_is_not_containerized(based, built_bundle, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(built_bundle.path, copy)
+    (copy / "src" / "service.py").write_text("print('hello')\n")
+    with pytest.raises(GateFailed, match="service.py was changed"):
+        mlw.containerize(copy)
+
+
+@pytest.mark.parametrize("gone", ["program", "daemon"])
+def test_without_an_engine_the_plan_is_shown_and_what_is_missing(place, built_bundle, monkeypatch, tmp_path, gone):
+    if gone == "program":
+        monkeypatch.setenv("PATH", str(tmp_path))
+    elif shutil.which("docker") is None:
+        pytest.skip("docker is not on PATH: apt-get install docker.io")
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody.sock")
+    with pytest.raises(MissingPart, match="apt-get install docker.io") as missing:
+        mlw.containerize(built_bundle)
+    assert missing.value.exit_code == 3
+    plan = plan_image(built_bundle)
+    assert (plan.status, plan.reasons) == ("skipped", (str(missing.value),))
+    assert "FROM ${BASE}" in plan.evidence()[0].text and plan.artifacts() == {}
+    plan.check()
+    assert plan.summary() == {"base_image": "python:3.11-slim"}
