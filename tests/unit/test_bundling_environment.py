@@ -20,8 +20,10 @@ def cache(tmp_path, monkeypatch):
 def test_variables_lie_over_files_and_the_later_file_over_the_earlier(tmp_path):
     for folder, index in (("etc", "https://site.example"), ("user", "https://user.example")):
         (tmp_path / folder / "pip").mkdir(parents=True)
-        (tmp_path / folder / "pip" / "pip.conf").write_text(f"[global]\nindex-url = {index}\ntimeout = 60\nextra-index-url =\n  a\n  b\n")
-    environ = {"HOME": str(tmp_path / "home"), "XDG_CONFIG_DIRS": str(tmp_path / "etc"), "XDG_CONFIG_HOME": str(tmp_path / "user")}
+        text = f"[global]\nindex-url = {index}\ntimeout = 60\nextra-index-url =\n  a\n  b\n"
+        (tmp_path / folder / "pip" / "pip.conf").write_text(text)
+    environ = {"HOME": str(tmp_path / "home"), "XDG_CONFIG_DIRS": str(tmp_path / "etc"),
+               "XDG_CONFIG_HOME": str(tmp_path / "user")}
     found = environment.pip_configuration(environ)
     assert (found["index-url"], found["extra-index-url"]) == ("https://user.example", "a b")
     assert "timeout" not in found
@@ -45,6 +47,10 @@ def test_uv_is_told_in_its_own_words_and_its_own_variables_stand():
     assert "PYTHONPATH" not in environment.uv_environment({**pip, "PYTHONPATH": "/checkout"})
 
 
+# a stand-in for `uv venv ... FOLDER`
+MAKES = 'if [ "$1" = venv ]; then for last; do :; done; mkdir -p "$last/bin"; touch "$last/bin/python"; fi; '
+
+
 def fake_uv(folder, monkeypatch, script):
     program = folder / "uv"
     program.write_text(f"#!/bin/sh\n{script}\n")
@@ -54,8 +60,8 @@ def fake_uv(folder, monkeypatch, script):
 
 
 def test_a_failed_install_leaves_nothing_and_says_why_without_the_password(cache, tmp_path, monkeypatch):
-    fake_uv(tmp_path, monkeypatch, 'if [ "$1" = venv ]; then for last; do :; done; mkdir -p "$last/bin"; touch "$last/bin/python"; '
-            'else echo "error: https://me:hunter22@index.example refused"; exit 1; fi')
+    refuses = '[ "$1" = venv ] || { echo "error: https://me:hunter22@index.example refused"; exit 1; }'
+    fake_uv(tmp_path, monkeypatch, MAKES + refuses)
     with pytest.raises(MissingPart, match='environment="current"') as failed:
         environment.ensure_environment(cache)
     assert "hunter22" not in str(failed.value) and "index.example refused" in str(failed.value)
@@ -78,14 +84,13 @@ def test_the_rest_of_an_interrupted_install_is_not_taken_for_an_environment(cach
     (rest / "bin").mkdir(parents=True)
     (rest / "bin" / "python").touch()
     (rest / "stray").touch()
-    fake_uv(tmp_path, monkeypatch, 'if [ "$1" = venv ]; then for last; do :; done; mkdir -p "$last/bin"; touch "$last/bin/python"; fi')
+    fake_uv(tmp_path, monkeypatch, MAKES)
     assert environment.ensure_environment(cache) == rest / "bin" / "python"
     assert not (rest / "stray").exists() and (rest / environment.MARKER).read_text() == cache.read_text()
 
 
 def test_one_environment_serves_all_bundles_of_a_lock(cache, tmp_path, monkeypatch):
-    fake_uv(tmp_path, monkeypatch, f'echo "$1" >> {tmp_path}/calls; if [ "$1" = venv ]; then for last; do :; done; '
-            'mkdir -p "$last/bin"; touch "$last/bin/python"; fi')
+    fake_uv(tmp_path, monkeypatch, f'echo "$1" >> {tmp_path}/calls; {MAKES}')
     first = environment.ensure_environment(cache)
     assert environment.ensure_environment(cache) == first
     cache.write_text("six==1.16.0\n")

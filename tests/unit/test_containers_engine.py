@@ -1,0 +1,94 @@
+"""The engine is found or its absence told; what a build may know is read from this site; names are checked."""
+
+import os
+import stat
+
+import pytest
+
+from mlworkbench.containers import engine, image
+from mlworkbench.core.errors import InputError, MissingPart, WorkbenchError
+
+
+def client(folder, script):
+    folder.mkdir()
+    program = folder / "docker"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    return str(folder)
+
+
+ANSWERS = 'case "$3" in *Client*) echo {client};; *Server*) echo 27.0;; esac; [ "$1" != buildx ]'
+
+
+def test_the_first_client_that_can_use_secrets_is_taken(tmp_path):
+    new = client(tmp_path / "new", ANSWERS.format(client="27.1.0"))
+    old = client(tmp_path / "old", ANSWERS.format(client="20.10.24+dfsg1"))
+    path = os.pathsep.join([new, old])
+    assert engine.find_engine(path=path).program == f"{old}/docker"
+    with pytest.raises(MissingPart, match="buildx"):
+        engine.find_engine(path=new)
+
+
+def test_an_engine_that_does_not_answer_is_told_with_how_to_get_one(tmp_path):
+    script = 'case "$3" in *Client*) echo 20.10;; *) echo "Cannot connect to the daemon"; exit 1;; esac'
+    with pytest.raises(MissingPart, match=r"must answer, got Cannot connect to the daemon.*apt-get install docker.io"):
+        engine.find_engine(path=client(tmp_path / "bin", script))
+
+
+def test_a_machine_without_an_engine_is_told_how_to_get_one(tmp_path):
+    with pytest.raises(MissingPart, match="must be installed, got none. Install Docker"):
+        engine.find_engine(path=str(tmp_path))
+
+
+def test_the_build_is_told_the_sites_index_without_the_folders_of_this_machine():
+    text = engine.build_pip_conf({
+        "PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "https://me:word@index.example/simple",
+        "PIP_EXTRA_INDEX_URL": "file:///opt/wheels https://more.example", "PIP_FIND_LINKS": "/opt/wheels",
+        "PIP_TRUSTED_HOST": "index.example",
+    })
+    assert text.splitlines() == ["[global]", "index-url = https://me:word@index.example/simple",
+                                 "extra-index-url = https://more.example", "trusted-host = index.example"]
+    assert "uv.example" in engine.build_pip_conf({"PIP_CONFIG_FILE": os.devnull, "UV_DEFAULT_INDEX": "https://uv.example"})
+
+
+def test_secrets_lie_in_a_file_of_this_person_alone_and_are_gone_afterwards(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_INDEX_URL", "https://me:word@index.example/simple")
+    (tmp_path / "ca.crt").write_text("certificates")
+    monkeypatch.setenv("MLWORKBENCH_CONTAINERS_CA_FILE", str(tmp_path / "ca.crt"))
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:word@proxy.example")
+    with engine.build_options() as options:
+        path = next(o for o in options if o.startswith("id=pip_conf")).split("src=")[1]
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+        assert f"id=ca,src={tmp_path / 'ca.crt'}" in options
+        assert "HTTPS_PROXY" in options and not any("word" in o for o in options)
+    assert not os.path.exists(path)
+
+
+@pytest.mark.parametrize(("told", "kind", "means"), [
+    ("#5 0.3 base-image-python: the lock is for 3.11, the base image has 3.13\n#5 ERROR", InputError, "image has 3.13"),
+    ("load metadata for python\nfailed to do request: no such host", MissingPart, "or its registry within reach"),
+    ("ERROR: pull access denied, repository does not exist", InputError, "one that the engine has or can get"),
+    ("ERROR: No matching distribution found for skops==0.16.0\n", MissingPart, "skops==0.16.0"),
+    ("no space left on device https://me:word@index.example", WorkbenchError, "no space left"),
+])
+def test_the_engines_complaint_becomes_one_that_can_be_mended(told, kind, means):
+    reason = image._reason(WorkbenchError(told), "python:3.13-slim")
+    assert type(reason) is kind and means in str(reason) and "word" not in str(reason)
+
+
+class Named:
+    tag, manifest = "churn:1f2e", {"version": "1f2e", "python": "3.11"}
+
+
+@pytest.mark.parametrize(("tag", "name"), [
+    (None, "churn:1f2e"), ("team/churn", "team/churn:1f2e"), ("churn:prod", "churn:prod"),
+    ("localhost:5000/churn", "localhost:5000/churn:1f2e"), ("localhost:5000/churn:prod", "localhost:5000/churn:prod"),
+])
+def test_an_image_is_named_as_asked_or_as_the_bundle(tag, name):
+    assert image.image_tag(Named, tag) == name
+
+
+@pytest.mark.parametrize("tag", ["My Image", "churn; rm -rf /", "churn:", "-churn", "churn:a b", "a" * 300])
+def test_a_name_that_is_none_is_refused(tag):
+    with pytest.raises(InputError, match="Try 'churn:1f2e'"):
+        image.image_tag(Named, tag)
