@@ -53,9 +53,14 @@ def format_value(value: Any, digits: int = 4) -> str:
     return str(value)
 
 
+def _is_number(value: Any) -> bool:
+    value = value.item() if hasattr(value, "item") else value
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def table_html(frame: "pd.DataFrame", limit: int = 50) -> str:
     """A frame as an HTML table; a frame longer than `limit` rows is cut, and says so."""
-    numeric = [frame[c].map(lambda v: isinstance(v, (int, float)) or hasattr(v, "item")).all() for c in frame.columns]
+    numeric = [frame[c].map(_is_number).all() for c in frame.columns]
     marks = [" class='mlw-number'" if n else "" for n in numeric]
     head = "".join(f"<th{m}>{html.escape(str(c))}</th>" for c, m in zip(frame.columns, marks, strict=True))
     rows = "".join(

@@ -72,7 +72,7 @@ def bundle(
     name
         name of the bundle; none means the evaluation's
     environment
-        where parity is proved: isolated makes an environment from the bundle's lock, current takes this one
+        where parity is proved: isolated (an environment from the bundle's lock) or current (this one)
     golden_rows
         rows to synthesise for the proof
     tolerance
