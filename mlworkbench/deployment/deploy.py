@@ -8,6 +8,7 @@ __all__ = ['Status', 'Deployment', 'find_deployment', 'deployments', 'deploy', '
 # %% ../../nbs/64_deployment.deploy.ipynb #c003
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -208,7 +209,7 @@ def deploy(
         host=setting("deployment.host"), port=port, workers=workers,
         environment=_known_environment(environment), timeout_s=timeout_s or setting("deployment.timeout_s"),
     )
-    with workspace().lock(f"deployment-{name}"):
+    with _lock(name):
         return _apply(place, target, request, _current(name))
 
 # %% ../../nbs/64_deployment.deploy.ipynb #c015
@@ -222,6 +223,10 @@ def _check_options(port: int, workers: int) -> None:
         raise InputError(problem("deploy", "port must be 1 to 65535, or 0 for a free one", port))
     if not 1 <= workers <= 64:
         raise InputError(problem("deploy", "workers must be 1 to 64", workers))
+
+
+def _lock(name: str) -> AbstractContextManager[None]:
+    return workspace().lock(f"deployment-{name}"[:63].rstrip("-._"))
 
 
 def _current(name: str) -> Artifact | None:
@@ -277,13 +282,13 @@ def roll_back(name: str) -> Deployment:
         host=setting("deployment.host"), workers=earlier["workers"], environment=earlier["environment"],
         timeout_s=setting("deployment.timeout_s"),
     )
-    with workspace().lock(f"deployment-{artifact.name}"):
+    with _lock(artifact.name):
         return _apply(find_target(details["target"]), details["target"], request, _current(artifact.name), back=rest)
 
 
 def stop_deployment(name: str) -> None:
     """End a deployment's service; stopping one that does not run does nothing."""
     artifact = find("deployment", name, where="stop")
-    with workspace().lock(f"deployment-{artifact.name}"):
+    with _lock(artifact.name):
         now = _current(artifact.name).details
         find_target(now["target"]).destroy(now["made"])
