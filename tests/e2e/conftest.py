@@ -27,6 +27,29 @@ SETTINGS = {  # what would ask the network, write behind the test's back, or dra
 }
 
 
+# Text, its colour over the mixed grounds behind it, and their ratio as WCAG 2.2 defines it; a canvas reads any colour.
+CONTRASTS = """root => {
+  const pen = Object.assign(document.createElement('canvas'), {width: 1, height: 1})
+    .getContext('2d', {willReadFrequently: true});
+  const grounds = e => e ? [...grounds(e.parentElement), getComputedStyle(e).backgroundColor] : [];
+  const paint = colours => { pen.clearRect(0, 0, 1, 1);
+    for (const c of colours) { pen.fillStyle = c; pen.fillRect(0, 0, 1, 1); }
+    return [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3); };
+  const light = rgb => rgb.map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const off = e => e && (+getComputedStyle(e).opacity < 1 || e.disabled || off(e.parentElement));
+  const walk = document.createTreeWalker(root, NodeFilter.SHOW_TEXT), found = [];
+  while (walk.nextNode()) {
+    const e = walk.currentNode.parentElement, text = walk.currentNode.data.trim();
+    if (!text || !e.getClientRects().length || e.closest('style, svg') || off(e)) continue;
+    const behind = grounds(e), style = getComputedStyle(e);
+    const [a, b] = [light(paint(behind)), light(paint([...behind, style.color]))].sort((x, y) => y - x);
+    found.push([text.slice(0, 40), Math.round(100 * (a + 0.05) / (b + 0.05)) / 100]);
+  }
+  return found;
+}"""
+
+
 class Lab:
     """A JupyterLab server of our own: fresh folders, own port and token, loopback only."""
 
@@ -208,6 +231,18 @@ class LabPage:
         chip = (within or self.panel()).locator(".mlw-head .mlw-chip", has_text=re.compile(f"^{word}$")).first
         chip.wait_for(timeout=1000 * timeout_s)
         return chip
+
+    def hard_to_read(self, within, least: float = 4.5) -> list[list]:
+        """Texts in an element whose contrast with their ground is below `least`; what is disabled is left out."""
+        return [found for found in within.evaluate(CONTRASTS) if found[1] < least]
+
+    def clipped(self, within) -> list[str]:
+        """Classes of elements that are wider than the room they have, and do not scroll (a step's line may reach on)."""
+        return within.evaluate(
+            "root => [...root.querySelectorAll('*')].filter(e => !e.closest('svg, .mlw-step') && e.clientWidth"
+            " && e.scrollWidth > e.clientWidth + 1 && !['auto', 'scroll'].includes(getComputedStyle(e).overflowX)"
+            " && getComputedStyle(e).display !== 'inline').map(e => e.className || e.tagName)"
+        )
 
     def shot(self, name: str, within=None) -> Path:
         """Save a picture of the window, or of one element."""

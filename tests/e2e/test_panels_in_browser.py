@@ -50,7 +50,9 @@ def test_a_panel_is_filled_in_run_and_read_in_the_browser(toy, open_lab):
     lab.verdict("passed")
     lab.shot("panel-light")
     lab.shot("panel-light-whole", panel)
+    assert lab.hard_to_read(panel) == [] and lab.clipped(panel) == []
     lab.theme("dark")
+    assert lab.hard_to_read(panel) == []
     lab.shot("panel-dark")
     lab.shot("panel-dark-whole", panel)
     assert lab.problems() == []
@@ -64,6 +66,7 @@ def test_a_narrow_panel_stands_in_one_column(toy, open_lab):
     panel = lab.panel()
     side, main = (panel.locator(s).bounding_box() for s in (".mlw-side", ".mlw-main"))
     lab.shot("panel-narrow-whole", panel)
+    assert lab.clipped(panel) == []
     assert main["y"] >= side["y"] + side["height"] - 1 and abs(main["width"] - side["width"]) < 2
 
 
@@ -96,6 +99,25 @@ def test_cancel_stops_the_work_while_the_kernel_stays_free(toy, open_lab):
     lab.shot("panel-light-cancelled", lab.panel())
 
 
+def test_the_log_follows_its_last_line_and_lets_a_reader_scroll_up(toy, open_lab):
+    lab = open_lab(toy.write("log.ipynb", [PANEL]))
+    lab.run_all()
+    lab.set("Model", "chatty")
+    lab.press("Run evaluate")
+    log = lab.panel().locator(".mlw-log")
+    reached = "([e, n]) => e.textContent.includes(`line ${n}`)"
+    lab.page.wait_for_function(reached, arg=[log.element_handle(), 60])
+    last = log.evaluate("e => { const r = document.createRange(), t = e.querySelector('pre').lastChild;"
+                        " r.selectNodeContents(t); return r.getBoundingClientRect().bottom; }")
+    box = log.bounding_box()
+    assert box["y"] < last <= box["y"] + box["height"]
+    log.evaluate("e => e.scrollBy(0, -90)")
+    lab.page.wait_for_function(reached, arg=[log.element_handle(), 140])
+    assert log.evaluate("e => e.scrollTop") <= -90
+    lab.press("Cancel")
+    lab.verdict("cancelled", timeout_s=10)
+
+
 def test_a_stepper_is_walked_with_the_keyboard(toy, open_lab):
     lab = open_lab(toy.write("stepper.ipynb", [STEPPER]))
     lab.run_all()
@@ -107,9 +129,14 @@ def test_a_stepper_is_walked_with_the_keyboard(toy, open_lab):
     stepper.get_by_role("button", name="Continue with bundle").wait_for()
     lab.shot("stepper-light")
     lab.shot("stepper-light-whole", stepper)
+    assert lab.hard_to_read(stepper) == [] and lab.clipped(stepper) == []
     stepper.locator(".mlw-step").nth(1).focus()
     lab.page.keyboard.press("Enter")
     stepper.get_by_role("button", name="Run bundle").wait_for()
     lab.theme("dark")
+    assert lab.hard_to_read(stepper) == []
     lab.shot("stepper-dark")
+    lab.page.set_viewport_size({"width": 620, "height": 1000})
+    assert lab.clipped(stepper) == []
+    lab.shot("stepper-dark-narrow", stepper)
     assert stepper.locator(".mlw-head .mlw-chip").first.inner_text() == "1 of 5 done"

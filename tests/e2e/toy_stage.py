@@ -95,6 +95,10 @@ def evaluate(
         raise InputError(problem("evaluate: model", "the file must be there", repr(model), "Give the path of a .skops file"))
     if model == "broken":
         raise KeyError("estimator")
+    if model == "chatty":
+        for line in range(3000):
+            report(f"line {line}")
+            time.sleep(0.01)
     report(f"loading {data} (12,480 rows)", 0.05)
     rounds = 20 if model != "slow" else 3000
     for i in range(rounds):
