@@ -43,18 +43,22 @@ def find_bundle(reference: str | Path, home: Path | None = None) -> Path:
     """
     text = str(reference)
     path = Path(text).expanduser()
-    if not path.is_dir() and re.fullmatch(r"[a-z0-9][a-z0-9._-]*(:[a-z0-9._-]+)?", text):
-        name, _, version = text.partition(":")
-        folder = (home or bento_home()) / "bentos" / name
-        if version in ("", "latest") and (folder / "latest").is_file():
-            version = (folder / "latest").read_text(encoding="utf-8").strip()
-        path = folder / version if version else folder
-    if path.name == SOURCE and (path / MANIFEST).is_file():
-        path = path.parent
-    if not (path / SOURCE / MANIFEST).is_file():
-        do = closest(text, stored_tags(home))
-        raise NotFound(problem("bundle", "it must be the tag or the folder of a bundle of mlworkbench", repr(text), do))
-    return path.absolute()
+    for folder in (path, path.parent if path.name == SOURCE else path, _stored(text, home or bento_home())):
+        if folder is not None and (folder / SOURCE / MANIFEST).is_file():
+            return folder.absolute()
+    do = closest(text, stored_tags(home))
+    raise NotFound(problem("bundle", "it must be the tag or the folder of a bundle of mlworkbench", repr(text), do))
+
+
+def _stored(tag: str, home: Path) -> Path | None:
+    """Where the store would have a tag; None when it is no tag, or its name has no latest."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*(:[a-z0-9._-]+)?", tag):
+        return None
+    name, _, version = tag.partition(":")
+    latest = home / "bentos" / name / "latest"
+    if version in ("", "latest"):
+        version = latest.read_text(encoding="utf-8").strip() if latest.is_file() else ""
+    return home / "bentos" / name / version if version else None
 
 # %% ../../nbs/43_bundling.verify.ipynb #c009
 def hash_files(folder: Path) -> dict[str, str]:

@@ -80,7 +80,7 @@ def find_engine(name: str = "docker", *, path: str | None = None) -> Engine:
     told = client.run("version", "--format", "{{.Server.Version}}", check=False, timeout_s=20)
     if told.code:
         must = f"the engine behind {name} must answer"
-        raise MissingPart(problem("containers", must, told.tail(1).strip() or "nothing", HOW))
+        raise MissingPart(problem("containers", must, told.tail(1).strip(" ?.") or "nothing", HOW))
     return Engine(client.program, told.output.strip().splitlines()[-1])
 
 # %% ../../nbs/51_containers.engine.ipynb #c009

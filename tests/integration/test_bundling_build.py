@@ -358,6 +358,12 @@ def test_a_tag_that_is_not_there_is_told_with_the_closest(small):
         build.bundle_path("smal:" + small.tag.split(":")[1])
 
 
+def test_a_folder_that_happens_to_have_the_name_of_a_bundle_does_not_hide_it(small):
+    Path("small").mkdir()
+    assert build.load_bundle("small").tag == small.tag
+    assert build.load_bundle(Path(small.path) / "src").path == small.path
+
+
 def test_a_rewritten_certificate_is_noticed_by_the_ledger(small):
     from mlworkbench.core.workspace import Artifact, workspace
 
