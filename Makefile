@@ -40,7 +40,7 @@ lab: .venv/.dev ## JupyterLab on a copy of the five stage notebooks
 	$(BIN)/mlworkbench lab $(ARGS)
 
 test: .venv/.dev ## all lessons and all tests, heavy ones at small sizes
-	$(BIN)/nbdev-test --n_workers 2
+	$(BIN)/nbdev-test --n-workers 2
 	$(BIN)/python -m pytest $(ARGS)
 
 soak: .venv/.dev ## the same heavy tests at full size; writes a dated table to docs/evidence

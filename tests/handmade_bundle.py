@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -157,10 +156,16 @@ class Served:
         return found
 
     def kill(self) -> None:
-        """SIGKILL for the server and its workers."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """SIGKILL for the server and its workers, which lead sessions of their own and would live on."""
+        family = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            server = psutil.Process(self.process.pid)
+            family = [server, *server.children(recursive=True)]
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self.process.wait(10)
+        assert psutil.wait_procs(family, 10)[1] == []
 
     def __enter__(self) -> "Served":
         return self.start()

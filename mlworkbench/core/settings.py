@@ -53,7 +53,7 @@ MODEL = {
 }
 RUNNING = {
     "containers.engine": Key(Literal["docker"], "the container engine"),
-    "containers.base_image": Key(str, "image that the run stage and the builder stage start from"),
+    "containers.base_image": Key(str, "image that both build stages start from; {python} stands for the bundle's Python"),
     "containers.ca_file": Key(str, "certificate authorities for the build; empty: this machine's, when it names one"),
     "deployment.host": Key(str, "address that a local service listens on"),
     "deployment.timeout_s": Key(Positive, "seconds a service may take to become ready"),

@@ -47,6 +47,7 @@ CARD = """
 .mlw .mlw-style { display: none; }
 .mlw h2, .mlw h3, .mlw h4, .mlw p, .mlw ul { margin: 0; }
 .mlw h2 { font-size: 16px; line-height: 24px; font-weight: 600; }
+.mlw .mlw-head :is(h2, p) { margin: 0; padding: 0; }
 .mlw h3 { font-size: 13px; line-height: 20px; font-weight: 600; }
 .mlw .mlw-head { padding: 14px 20px; border-bottom: 1px solid var(--mlw-line); width: auto; }
 .mlw .mlw-head .mlw-row { display: flex; gap: 4px 16px; align-items: center; justify-content: space-between;

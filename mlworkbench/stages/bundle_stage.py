@@ -72,7 +72,7 @@ def bundle(
     name
         name of the bundle; none means the evaluation's
     environment
-        where parity is proved: isolated (an environment from the bundle's lock) or current (this one)
+        where parity is proved: isolated (made from the lock) or current (this environment)
     golden_rows
         rows to synthesise for the proof
     tolerance

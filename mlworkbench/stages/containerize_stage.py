@@ -9,7 +9,8 @@ __all__ = ['containerize']
 from typing import Annotated, Literal
 
 from ..bundling.build import bundle_path
-from ..containers.image import Image, containerize_bundle, plan_image
+from ..containers.image import Image, plan_image
+from ..containers.image import containerize as containerize_bundle
 from ..core.stages import Setting, Source, stage
 
 # %% ../../nbs/stages/3_containerize.ipynb #c005

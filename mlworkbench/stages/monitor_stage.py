@@ -35,7 +35,7 @@ def monitor(
     deployment
         which deployment: latest, or its name
     since
-        only records from this time on, in ISO 8601; none means all
+        only records from this time on: ISO 8601, or a span such as 7d or 36h; none means all
     psi_threshold
         population stability index from which a significant change alarms
     alpha
