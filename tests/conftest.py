@@ -12,12 +12,21 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def size() -> Callable[[str], int]:
     """Sizes of heavy tests: small in `make test`, full in `make soak` (MLW_SOAK=1); same code."""
     table = tomllib.loads((ROOT / "tests" / "sizes.toml").read_text(encoding="utf-8"))
     column = "full" if os.environ.get("MLW_SOAK") else "small"
     return lambda name: table[name][column]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that takes a size, or measures, is what `make soak` runs at full size; there it may take its time."""
+    for item in items:
+        if {"size", "measured"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.soak)
+            if os.environ.get("MLW_SOAK"):
+                item.add_marker(pytest.mark.timeout(7200))
 
 
 @pytest.fixture(scope="session")

@@ -56,8 +56,6 @@ def test_papermill_command_line_and_script_give_equal_summary_tables_and_figures
     assert json.loads(json.dumps(found.to_dict()["summary"])) == records[0]["summary"]
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(3600)
 def test_headless_runs_in_a_row_never_hang(size, measured, model_and_rows, place, tmp_path):
     """Each run gets 120 s; a hang would last for ever."""
     sources = [part for k, v in model_and_rows.items() for part in (f"--{k}", v)]

@@ -23,7 +23,7 @@ def draw(task: str, rows: int, seed: int) -> Outcome:
 
 
 @pytest.mark.parametrize("task", WATCHED)
-def test_intervals_cover_the_truth_about_as_often_as_they_say(task, size):
+def test_intervals_cover_the_truth_about_as_often_as_they_say(task, size, measured):
     draws = size("interval_coverage_draws")
     truth = metric_values(draw(task, 400_000, seed=0))
     covered = dict.fromkeys(WATCHED[task], 0)
@@ -32,5 +32,6 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(task, size):
         for name in covered:
             covered[name] += bool(table.loc[name, "low"] <= truth[name] <= table.loc[name, "high"])
     chance = 3 * math.sqrt(0.95 * 0.05 / draws) if draws < 1000 else 0.01  # what a small simulation cannot tell
+    measured(draws=draws, **{name: f"{times / draws:.1%}" for name, times in covered.items()})
     for name, times in covered.items():
         assert 0.93 - chance <= times / draws <= 0.97 + chance, (name, times / draws)

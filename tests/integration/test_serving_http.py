@@ -208,7 +208,7 @@ def check_log(folder: Path, acknowledged: list[tuple[str, str]]) -> None:
     assert all(find_record(folder, i)["request_id"] == request for request, i in acknowledged[-200:])
 
 
-def test_no_acknowledged_prediction_is_lost_when_a_worker_is_killed_under_load(bundle, tmp_path, rows, size):
+def test_no_acknowledged_prediction_is_lost_when_a_worker_is_killed_under_load(bundle, tmp_path, rows, size, measured):
     with Served(bundle, home=tmp_path, log=tmp_path / "log") as served, Load(served.url, rows) as load:
         for _ in range(size("serving_kills")):
             before = len(load.acknowledged)
@@ -220,9 +220,10 @@ def test_no_acknowledged_prediction_is_lost_when_a_worker_is_killed_under_load(b
         wait_until(lambda: len(load.acknowledged) > before + 10)
     assert len(load.acknowledged) > 20
     check_log(tmp_path / "log", load.acknowledged)
+    measured(kills=size("serving_kills"), acknowledged=len(load.acknowledged), lost=0)
 
 
-def test_no_acknowledged_prediction_is_lost_when_the_whole_service_is_killed_under_load(bundle, tmp_path, rows, size):
+def test_no_acknowledged_prediction_is_lost_when_the_whole_service_is_killed_under_load(bundle, tmp_path, rows, size, measured):
     acknowledged = []
     for _ in range(size("serving_kills")):
         with Served(bundle, home=tmp_path, log=tmp_path / "log") as served, Load(served.url, rows) as load:
@@ -230,6 +231,7 @@ def test_no_acknowledged_prediction_is_lost_when_the_whole_service_is_killed_und
             served.kill()
         acknowledged += load.acknowledged
     check_log(tmp_path / "log", acknowledged)
+    measured(kills=size("serving_kills"), acknowledged=len(acknowledged), lost=0)
     with Served(bundle, home=tmp_path, log=tmp_path / "log") as served:  # labels of all lives are taken afterwards
         labels = [{"prediction_id": i, "label": "no"} for _, i in acknowledged]
         assert httpx.post(f"{served.url}/feedback", json={"labels": labels}).json()["unknown"] == []
