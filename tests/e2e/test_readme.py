@@ -20,7 +20,7 @@ def test_the_tour_of_the_readme_runs(place):
     assert tour["found"].status == "passed"
     assert tour["made"].certificate["passed"] is True
     assert len(tour["answers"]) == 300
-    assert tour["report"].summary()["predictions"] == 300
+    assert tour["report"].summary()["rows"] == tour["report"].summary()["labelled"] == 300
     assert tour["served"].status()["state"] == "stopped"
 
 
