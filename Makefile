@@ -41,7 +41,7 @@ lab: .venv/.dev ## JupyterLab on a copy of the five stage notebooks
 
 test: .venv/.dev ## all lessons and all tests, heavy ones at small sizes
 	$(BIN)/nbdev-test --n-workers 2
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 soak: .venv/.dev ## the same heavy tests at full size; writes a dated table to docs/evidence
 	MLW_SOAK=1 $(BIN)/python -m pytest -m soak $(ARGS)
@@ -50,6 +50,7 @@ export: .venv/.dev ## notebooks to package: stale modules go, parameters cells a
 	find mlworkbench -mindepth 2 -name '*.py' ! -name '__init__.py' -delete
 	$(BIN)/nbdev-export
 	$(BIN)/python -m mlworkbench.app.cells
+	$(BIN)/jupyter nbconvert --log-level ERROR --clear-output --inplace nbs/*.ipynb nbs/stages/*.ipynb
 	$(BIN)/nbdev-clean
 	$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --output-dir . --output README nbs/index.ipynb
 
@@ -59,7 +60,7 @@ check: export ## the house rules: exported, clean, linted, imports point down; n
 	git diff --exit-code --stat
 	@test -z "$$(git status --porcelain)" || { git status --short; exit 1; }
 
-docs: .venv/.dev ## every notebook executed, as pages in _docs
+docs: .venv/.dev ## every library notebook executed, as pages in _docs
 	mkdir -p _docs
 	$(BIN)/jupyter nbconvert --log-level ERROR --to html --execute --output-dir _docs nbs/*.ipynb
 

@@ -67,8 +67,7 @@ def train_demo_model() -> Artifact:
 
     from mlworkbench.model.loading import load_model, save_model
 
-    folder = workspace().root / "demo"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = workspace().folder("demo")
     paths = write_demo_data(folder)
     train = pd.read_parquet(paths["train"])
     features = train.drop(columns=[TARGET, *IGNORE])
@@ -174,14 +173,27 @@ def run_demo(*, out: str | None = None, keep: bool = True, simulate_drift: bool 
 
     with listening(lambda text, fraction: tell("train", text)):
         train_demo_model()
-    done = run_release(check_release(demo_release(), "demo"), out=out, tell=tell, between={"deploy": traffic})
+    kept = False
+    try:
+        done = run_release(check_release(demo_release(), "demo"), out=out, tell=tell, between={"deploy": traffic})
+        kept = keep
+    finally:  # an interrupted demo leaves no service behind
+        if not kept:
+            _stop_quietly()
     _say_outcome(done, simulate_drift, say)
     if "deploy" in done.runs and not done.runs["deploy"].exit_code:
-        deployment = find_deployment(NAME)
-        if not keep:
-            deployment.stop()
-        say(_closing(deployment.url, keep))
+        say(_closing(find_deployment(NAME).url, keep))
     return done.exit_code
+
+
+def _stop_quietly() -> None:
+    from mlworkbench.core.errors import NotFound
+    from mlworkbench.deployment.deploy import find_deployment
+
+    try:
+        find_deployment(NAME).stop()
+    except NotFound:
+        report("no service had been started")
 
 # %% ../../nbs/91_app.demo.ipynb #c016
 def _say_outcome(done: Any, simulate_drift: bool, say: Callable[[str], None]) -> None:

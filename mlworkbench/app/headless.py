@@ -9,10 +9,10 @@ __all__ = ['stage_notebook', 'following', 'write_page', 'HeadlessRun', 'run_note
 import contextlib
 import html
 import json
-import os
 import re
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +155,7 @@ def run_notebook(definition: Stage, values: Mapping[str, Any], *, out: str | Pat
     run = HeadlessRun(folder.path, json.loads(folder.record.read_text(encoding="utf-8")))
     notebook = folder.path / f"{definition.name}.ipynb"
     if notebook.exists():
+        notebook.write_text(mask(notebook.read_text(encoding="utf-8")), encoding="utf-8")
         write_page(notebook, run.record)
     return run
 
@@ -163,17 +164,23 @@ def _execute(definition: Stage, values: Mapping[str, Any], folder: RunFolder) ->
     from papermill.exceptions import PapermillExecutionError
 
     notebook = folder.path / f"{definition.name}.ipynb"
-    started, failure = time.monotonic(), None
+    started = time.monotonic()
     try:
         _papermill(stage_notebook(definition.name), notebook, values)
     except PapermillExecutionError as error:
-        failure = error
+        if not _is_told(folder):
+            _tell_fault(definition, folder, started, error.ename, f"{error.ename}: {error.evalue}", str(error))
     except KeyboardInterrupt:
-        _write_missing_record(definition, folder, started, "KeyboardInterrupt", "stopped by Ctrl-C", 130)
-    if failure is not None and not _is_told(folder):
-        (folder.path / "error.log").write_text(mask(str(failure)), encoding="utf-8")
         if not folder.record.exists():
-            _write_missing_record(definition, folder, started, failure.ename, f"{failure.ename}: {failure.evalue}", 4)
+            _write_missing_record(definition, folder, started, "KeyboardInterrupt", "stopped by Ctrl-C", 130)
+    except Exception as error:  # a kernel that died or never came: told like any other fault of ours
+        _tell_fault(definition, folder, started, type(error).__name__, str(error), traceback.format_exc())
+
+
+def _tell_fault(definition: Stage, folder: RunFolder, started: float, kind: str, message: str, whole: str) -> None:
+    (folder.path / "error.log").write_text(mask(whole), encoding="utf-8")
+    if not folder.record.exists():
+        _write_missing_record(definition, folder, started, kind, message, 4)
 
 
 def _is_told(folder: RunFolder) -> bool:
@@ -194,7 +201,6 @@ def _papermill(source: Path, target: Path, values: Mapping[str, Any]) -> None:
 
     papermill_engines.register("mlworkbench", WorkbenchEngine)
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    os.environ["MLWORKBENCH_HEADLESS"] = "1"
     execute_notebook(str(source), str(target), parameters=dict(values), engine_name="mlworkbench",
                      kernel_name="python3", progress_bar=False, log_output=False)
 

@@ -15,7 +15,8 @@ from typing import Any
 from .. import stages
 from .headless import HeadlessRun, run_notebook
 from ..core.errors import InputError, closest, problem
-from ..core.stages import Stage, json_schema
+from ..core.stages import RUN_PARAMETERS, Stage, json_schema
+from ..core.values import coerce
 from ..core.workspace import new_run_id, safe_name, workspace
 
 # %% ../../nbs/93_app.release.ipynb #c005
@@ -54,7 +55,8 @@ def check_release(content: Any, where: str) -> dict[str, Any]:
         if values is not None and not isinstance(values, Mapping):
             raise InputError(problem(f"{where}: {stage}", "it must be a mapping of parameters, or false", repr(values)))
         checked[stage] = dict(values or {})
-        definition(stage).coerce({k: v for k, v in checked[stage].items() if k not in ("when", "out")})
+        definition(stage).coerce({k: v for k, v in checked[stage].items() if k != "when"})
+        coerce(f"{where}: {stage}: when", RUN_PARAMETERS[1].annotation, checked[stage].get("when", "always"))
     return checked
 
 
@@ -114,20 +116,19 @@ def run_release(content: Mapping[str, Any], *, out: str | Path | None = None,
     """
     folder = Path(out).expanduser().absolute() if out else workspace().runs / new_run_id("release")
     release = Release(folder)
-    for number, name in enumerate(stages.STAGES, 1):
-        if name not in content:
-            continue
-        stage = definition(name)
-        values = {k: v for k, v in content[name].items() if k not in ("when", "out")}
+    named = [name for name in stages.STAGES if name in content]
+    for name in named:
+        stage, number = definition(name), stages.STAGES.index(name) + 1
+        values = {k: v for k, v in content[name].items() if k != "when"}
         fed = _fed(stage, values, release.runs, content.get("name", ""))
         run = run_notebook(stage, fed, out=folder / f"{number}_{name}", when=content[name].get("when", "always"),
                            tell=lambda line, name=name: tell(name, line))
         release.runs[name] = run
+        _write_trail(release)
         if run.exit_code:
             break
         if between and name in between:
             between[name](run)
-    _write_trail(release)
     return release
 
 

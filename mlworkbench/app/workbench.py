@@ -58,6 +58,8 @@ class Workbench:
         shown = _words(self.model, self.X, self.name)
         given = {p: shown.get(p, "") for p in SOURCES.get(name, ())}
         values = {"name": self.name} if name == "deploy" else {}
+        if own is None:  # never what somebody else made under another name
+            values[function.stage.sources[0].name] = f"latest:{self.name}"
         return StagePanel(function.stage, values=values, given={k: v for k, v in given.items()},
                           runner=functools.partial(run_stage, function, upstream=False))
 

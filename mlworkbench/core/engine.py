@@ -6,6 +6,7 @@
 __all__ = ['OwnKernelManager', 'StageClient', 'check_parameters', 'WorkbenchEngine']
 
 # %% ../../nbs/04_core.engine.ipynb #c003
+import os
 import sys
 import tempfile
 from typing import Any
@@ -83,7 +84,8 @@ def _execute(client: StageClient) -> Any:
     """Run the notebook; what the kernel says outside of cells is told only when it dies."""
     with tempfile.TemporaryFile() as said:
         try:
-            return client.execute(stderr=said)
+            # only the kernel knows that nobody is watching: who starts it may well be a person's notebook
+            return client.execute(stderr=said, env={**os.environ, "MLWORKBENCH_HEADLESS": "1"})
         except DeadKernelError as error:
             said.seek(0)
             tail = said.read().decode(errors="replace").strip()[-2000:]

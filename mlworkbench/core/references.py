@@ -33,12 +33,8 @@ def find(kind: str, reference: str = "latest", *, where: str = "", place: Worksp
     if found:
         return found[0]
     known = [a.id for a in (place or workspace()).ledger.artifacts(kind)]
-    do = closest(reference, known) if known else f"Run the stage that makes one, or name {_article(kind)} path"
+    do = closest(reference, known) if known else "Run the stage that makes one, or name another"
     raise NotFound(problem(where or kind, f"the {kind} must be one that is there", repr(reference), do))
-
-
-def _article(kind: str) -> str:
-    return "an" if kind[0] in "aei" else "a"
 
 
 def _candidates(kind: str, reference: str, place: Workspace) -> list[Artifact]:

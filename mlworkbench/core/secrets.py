@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 _USERINFO = re.compile(r"(?<=://)[^/\s@]+(?=@)")
-_NAMED = re.compile(r"(?i)(api[_-]?key|token|secret|passw(or)?d|credential)")
+_NAMED = re.compile(r"(?i)secret|(api_?key|access_?key|token|passw(or)?d|credentials?)$")
 
 # %% ../../nbs/01_core.secrets.ipynb #c005
 def mask(text: str, environ: Mapping[str, str] = os.environ) -> str:

@@ -18,7 +18,10 @@ def _prepared(annotation: Any, value: Any) -> Any:
 
     text = value.strip()
     if text[:1] in "[{" and text:
-        return yaml.safe_load(text)
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError:
+            return value  # pydantic says what it should have been
     return [text] if "list" in str(annotation) and text else value
 
 

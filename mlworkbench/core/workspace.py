@@ -192,6 +192,10 @@ class Workspace:
             raise InputError(problem(f"workspace {self.root}", must, error.strerror, do)) from None
         return path
 
+    def folder(self, name: str) -> Path:
+        """A folder of that name in the workspace, made when it is not there."""
+        return self._folder(name)
+
     @property
     def runs(self) -> Path:
         """One folder a run."""

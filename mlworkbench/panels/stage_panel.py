@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..core.errors import Cancelled, InputError, WorkbenchError
+from ..core.errors import Cancelled, GateFailed, InputError, WorkbenchError
 from ..core.jobs import Job
 from ..core.results import Result
 from ..core.stages import Stage
@@ -79,7 +79,8 @@ def explain(error: BaseException) -> str:
 def ending(job: Job) -> tuple[str, str]:
     """(state, message) of a job that has ended."""
     if job.error is not None:
-        return "cancelled" if isinstance(job.error, Cancelled) else "error", explain(job.error)
+        state = {Cancelled: "cancelled", GateFailed: "failed"}.get(type(job.error), "error")
+        return state, explain(job.error)
     return job.result.status, " ".join(job.result.reasons)
 
 

@@ -7,6 +7,7 @@ __all__ = ['bundle']
 
 # %% ../../nbs/stages/2_bundle.ipynb #c003
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
@@ -23,6 +24,9 @@ from ..model.sources import ModelSource, model_source
 # %% ../../nbs/stages/2_bundle.ipynb #c005
 def _evaluation(reference: str, model: str) -> Evaluation | None:
     """The evaluation that is meant; None when only a model was named and nothing has evaluated it."""
+    path = Path(reference) / "evaluation.json" if Path(reference).is_dir() else Path(reference)
+    if path.is_file():
+        return read_evaluation(path)
     try:
         return read_evaluation(find("evaluation", reference, where="bundle").path)
     except NotFound:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -16,6 +17,17 @@ ROOT = Path(__file__).resolve().parents[2]
 MLWORKBENCH = str(Path(sys.executable).with_name("mlworkbench"))
 STAGES = ("evaluate", "bundle", "containerize", "deploy", "monitor")
 CANARY = "canary-5f1c0d9e7b"
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.xdist_group("docker")]
+
+
+def local_base_image() -> dict[str, str]:
+    """The image of tests/base_image.sh in place of the default, which only a registry has; without it, no engine."""
+    command = ["docker", "image", "inspect", "mlw-base:py311"]
+    there = shutil.which("docker") and subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+    if there and sys.version_info[:2] == (3, 11):
+        return {"MLWORKBENCH_CONTAINERS_BASE_IMAGE": "mlw-base:py311"}
+    assert os.environ.get("MLWORKBENCH_REQUIRE") != "all", "tests/base_image.sh must have made mlw-base:py311"
+    return {"DOCKER_HOST": "unix:///nowhere/docker.sock"}
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +39,7 @@ def home(tmp_path_factory):
     environ = {k: v for k, v in os.environ.items() if not k.startswith("MLWORKBENCH_")}
     environ |= {"HOME": str(folder), "MLWORKBENCH_WORKSPACE": str(folder / "workspace"), "BENTOML_HOME":
                 str(folder / "bentoml"), "MY_API_TOKEN": CANARY, "DATABASE_URL": f"postgresql://ann:{CANARY}@db/x"}
-    # the base image that tests/base_image.sh makes stands for the default one, which only a registry has
-    environ["MLWORKBENCH_CONTAINERS_BASE_IMAGE"] = "mlw-base:py311"
+    environ |= local_base_image()
     # what uv has fetched before is kept from the real home: the demo in an empty one is measured elsewhere
     environ.setdefault("UV_CACHE_DIR", str(Path.home() / ".cache" / "uv"))
 
@@ -115,7 +126,12 @@ def test_stages_find_what_the_demo_made(home, demo):
     assert misspelt.returncode == 2 and "--gate" in misspelt.stderr
 
 
-def test_a_secret_of_the_environment_is_written_nowhere(home, demo):
+def test_a_secret_is_written_nowhere_even_when_it_is_typed_as_a_parameter(home, demo):
+    typed = home.call("evaluate", "--data", f"https://ann:{CANARY}@files.example/rows.csv", "--out", str(home.folder / "typed"))
+    assert typed.returncode == 2 and CANARY not in typed.stdout + typed.stderr
+    named = home.call("evaluate", "--name", CANARY, "--out", str(home.folder / "named"))
+    assert CANARY not in named.stdout + named.stderr
+    assert "***" in (home.folder / "named" / "evaluate.ipynb").read_text()
     for path in home.folder.rglob("*"):
         inside = "environments" not in path.parts
         if inside and path.is_file() and not path.is_symlink() and path.stat().st_size < 50_000_000:

@@ -79,14 +79,15 @@ def undeployed(stages):
 def test_each_stage_notebook_shows_its_panel_on_run_all(stages, open_lab, undeployed):
     for path in sorted(stages.notebooks.glob("[1-9]_*.ipynb")):
         stage = path.stem[2:]
-        if stage == "containerize":  # here without an engine: it shows its plan
-            path.write_text(path.read_text(encoding="utf-8").replace('= \'always\'', '= \'if_available\''))
         lab = open_lab(path.name)
         lab.run_all(timeout_s=300)
-        assert lab.problems() == [], stage
+        # here without an engine: the panel shows the plan and what is missing, and the last cell says so again
+        missing = stage == "containerize"
+        assert len(lab.problems()) == missing and all("MissingPart" in p for p in lab.problems()), stage
         lab.shot(f"stage-{stage}", lab.panel())
         word = lab.panel().locator(".mlw-head .mlw-chip").inner_text()
-        assert word == newest_record(stages, stage)["status"] and word in ("passed", "skipped"), stage
+        record = newest_record(stages, stage)
+        assert (word, record["status"]) == (("not completed", "error") if missing else ("passed", "passed")), stage
 
 
 WORKBENCH = [

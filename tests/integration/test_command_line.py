@@ -116,6 +116,7 @@ WRONG_FILES = [
     ({"target": "lft"}, "left"),
     ({"gate": ["acuracy >= 0.5"]}, "accuracy"),
     ({"gate": ["accuracy"]}, "accuracy"),
+    ({"gate": "[accuracy >= 0.5"}, "gate"),
 ]
 
 
@@ -163,6 +164,48 @@ def test_a_workspace_that_cannot_be_written_ends_with_2(files, place):
     assert done.returncode == 2 and "MLWORKBENCH_WORKSPACE" in said(done)
 
 
+def test_a_demo_in_a_workspace_that_cannot_be_written_ends_with_2(place):
+    done = call("demo", MLWORKBENCH_WORKSPACE="/dev/null/x")
+    assert done.returncode == 2 and "MLWORKBENCH_WORKSPACE" in said(done)
+
+
+def test_an_evaluation_may_be_named_by_its_path_in_another_workspace(files, place, tmp_path):
+    from mlworkbench.stages.bundle_stage import _evaluation
+
+    done = evaluate(files, "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    for named in (tmp_path / "out", tmp_path / "out" / "evaluation.json"):
+        assert _evaluation(str(named), "latest").name == "model"
+
+
+def test_a_kernel_that_dies_is_told_as_a_fault_with_a_record(files, place, tmp_path):
+    import threading
+    import time
+
+    import psutil
+
+    command = [MLWORKBENCH, "evaluate", "--model", str(files / "model.skops"), "--data", str(files / "rows.csv"),
+               "--target", "left", "--resamples", "100000", "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def kill_the_kernel() -> None:
+        end = time.monotonic() + 60
+        while not (tmp_path / "out" / "evaluate.log").exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        for child in psutil.Process(process.pid).children(recursive=True):
+            if "ipykernel" in " ".join(child.cmdline()):
+                child.kill()
+
+    killer = threading.Thread(target=kill_the_kernel)
+    killer.start()
+    _, errors = process.communicate(timeout=120)
+    killer.join()
+    assert process.returncode == 4, errors
+    record = json.loads((tmp_path / "out" / "evaluate.json").read_text())
+    assert (record["status"], record["error"]["exit_code"]) == ("error", 4)
+    assert (tmp_path / "out" / "error.log").exists() and not list((tmp_path / "out").glob(".*.lock"))
+
+
 def test_a_misspelt_command_and_a_misspelt_setting_are_refused(place):
     done = call("evalute")
     assert done.returncode == 2 and "evaluate" in said(done)
@@ -180,7 +223,8 @@ def test_what_is_not_there_ends_with_2(place, arguments):
 
 
 @pytest.mark.parametrize(("text", "says"), [("evalute: {}", "evaluate"), ("evaluate: {gtae: [a]}", "gate"),
-                                            ("- a", "mapping"), ("evaluate: [", "YAML"), ("name: My Model", "my-model")])
+                                            ("- a", "mapping"), ("evaluate: [", "YAML"), ("name: My Model", "my-model"),
+                                            ("deploy: {when: sometimes}", "if_available"), ("bundle: {out: x}", "out")])
 def test_a_wrong_release_file_is_refused_before_anything_runs(place, tmp_path, text, says):
     (tmp_path / "release.yaml").write_text(text)
     done = call("release", str(tmp_path / "release.yaml"))
