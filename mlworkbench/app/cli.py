@@ -231,13 +231,15 @@ def verify(bundle: str) -> int:
 # %% ../../nbs/96_app.cli.ipynb #c015
 @cli.command("list")
 def list_() -> int:
-    """Models, evaluations, bundles, images, deployments and reports of this workspace."""
+    """Models, evaluations, bundles, images, deployments, reports and runs of this workspace."""
     from mlworkbench.core.workspace import KINDS, workspace
 
     click.echo(f"workspace {workspace().root}")
     for kind in KINDS:
         for artifact in workspace().ledger.artifacts(kind):
             click.echo(f"{kind:11} {artifact.id:44} {artifact.created[:19]} {artifact.name}")
+    for run in workspace().ledger.runs():
+        click.echo(f"{'run':11} {run.id:44} {run.started[:19]} {run.stage} {run.status}")
     return 0
 
 
