@@ -1,13 +1,13 @@
 #!/bin/sh
 # The base image of the container tests, made from Debian packages alone: no image registry is needed.
 #   tests/base_image.sh [TAG]            default tag: mlw-base:py311
-# The root file system is kept as a tarball in MLWORKBENCH_TEST_CACHE (default ~/.cache/mlworkbench-tests), so that
+# The root file system is kept as a tarball in MLW_TEST_CACHE (default ~/.cache/mlworkbench-tests), so that
 # the next run, and the next container engine, only import it. The mirror is this machine's own. Needs: a running
 # engine, debootstrap, root.
 set -eu
 
 TAG="${1:-mlw-base:py311}"
-CACHE="${MLWORKBENCH_TEST_CACHE:-$HOME/.cache/mlworkbench-tests}"
+CACHE="${MLW_TEST_CACHE:-$HOME/.cache/mlworkbench-tests}"
 RECIPE=2                                   # raise it when the recipe below changes
 TARBALL="$CACHE/base-bookworm-py311-$RECIPE.tar"
 DOCKER="${DOCKER:-docker}"

@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .golden import make_golden
-from .lock import check_installable, distributions_of, make_lock, object_modules, render_lock
+from mlworkbench.bundling.lock import (
+    check_installable,
+    distributions_of,
+    make_lock,
+    not_from_an_index,
+    object_modules,
+    render_lock,
+)
 from .verify import MANIFEST, content_hash, hash_files
 from ..core.errors import InputError, problem
 from ..core.jobs import report
@@ -114,11 +121,11 @@ def service_settings(name: str) -> dict[str, Any]:
 COMPUTING = ("numpy", "pandas", "scikit-learn", "scipy", "skops", "joblib")
 
 
-def lock_of(code: Path, parts: Parts) -> dict[str, str]:
-    """The pins of the bundle's service."""
+def lock_of(code: Path, parts: Parts, environment: str = "isolated") -> dict[str, str]:
+    """The pins of the bundle's service, which will be proved in that environment (``isolated`` or ``current``)."""
     arrow = any("pyarrow" in column.dtype for column in parts.signature.columns)
     pins = make_lock(code, parts.model.estimator, also=["pyarrow"] if arrow else [])
-    check_installable(pins)
+    check_installable(pins, environment)
     return pins
 
 
@@ -148,12 +155,12 @@ def _write_model(folder: Path, model: "Model") -> dict[str, Any]:
     }
 
 
-def write_content(folder: Path, parts: Parts) -> dict[str, Any]:
+def write_content(folder: Path, parts: Parts, environment: str = "isolated") -> dict[str, Any]:
     """Write all content files of a bundle into `folder`, and the manifest over them; returns the manifest."""
     report("writing the bundle's files")
     write_code(folder)
-    pins = lock_of(folder, parts)
-    (folder / "requirements.lock").write_text(render_lock(pins), encoding="utf-8")
+    pins = lock_of(folder, parts, environment)
+    (folder / "requirements.lock").write_text(render_lock(pins, not_from_an_index(pins)), encoding="utf-8")
     about = _write_model(folder, parts.model)
     pieces = {"signature": parts.signature.to_dict(), "profile": parts.profile.to_dict(), "golden": parts.golden,
               "evaluation": parts.evaluation, "service": service_settings(parts.name)}

@@ -17,7 +17,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ..core.errors import MissingPart, WorkbenchError, problem
+from .lock import check_lock
+from ..core.errors import InputError, MissingPart, WorkbenchError, problem
 from ..core.jobs import report, run_command
 from ..core.secrets import mask
 from ..core.workspace import file_lock
@@ -118,10 +119,11 @@ def ensure_environment(lock: Path, *, timeout_s: float = 900.0) -> Path:
     ------
     MissingPart
         uv is not there, or the packages cannot be had.
+    InputError
+        The cache cannot be written, or the lock names a package that no index gave.
     """
-    text = lock.read_text(encoding="utf-8")
-    home = environments_folder()
-    home.mkdir(parents=True, exist_ok=True)
+    check_lock(lock, "environment")
+    text, home = lock.read_text(encoding="utf-8"), _cache()
     folder = home / environment_key(text)
     python = folder / "bin" / "python"
     with file_lock(home / f"{folder.name}.lock", wait=True):
@@ -132,6 +134,19 @@ def ensure_environment(lock: Path, *, timeout_s: float = 900.0) -> Path:
             _install(lock, folder, python, timeout_s)
             (folder / MARKER).write_text(text, encoding="utf-8")
     return python
+
+
+def _cache() -> Path:
+    """The folder of environments, made when it is not there."""
+    home = environments_folder()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if not os.access(home, os.W_OK):
+            raise PermissionError(13, "no permission to write")
+    except OSError as error:
+        must, do = "the cache must be a folder that can be written", "Set XDG_CACHE_HOME to a folder of yours"
+        raise InputError(problem(f"environments {home}", must, error.strerror, do)) from None
+    return home
 
 
 @contextlib.contextmanager

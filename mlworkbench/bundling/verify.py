@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MANIFEST', 'CERTIFICATE', 'SOURCE', 'bento_home', 'stored_tags', 'find_bundle', 'hash_files', 'content_hash',
-           'read_part', 'seal', 'bundle_sha256', 'verify_bundle', 'check_bundle']
+           'read_part', 'seal', 'bundle_sha256', 'ledger_sha256', 'tell_ledger', 'resolve_bundle', 'verify_bundle',
+           'check_bundle']
 
 # %% ../../nbs/43_bundling.verify.ipynb #c003
 import hashlib
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import GateFailed, NotFound, closest, problem
+from ..core.references import find
+from ..core.workspace import Artifact, workspace
 from ..serving.integrity import sha256_file
 
 # %% ../../nbs/43_bundling.verify.ipynb #c006
@@ -91,6 +94,42 @@ def bundle_sha256(bundle: Path) -> str:
     return sha256_file(bundle / SOURCE / CERTIFICATE)
 
 # %% ../../nbs/43_bundling.verify.ipynb #c015
+def _known_bundles() -> list[Artifact]:
+    place = workspace()
+    return place.ledger.artifacts("bundle") if (place.root / "ledger.sqlite").is_file() else []
+
+
+def ledger_sha256(path: Path) -> str:
+    """The hash that the ledger has of the bundle in this folder; empty when it does not know it."""
+    known = (a.details for a in _known_bundles())
+    return next((d.get("sha256", "") for d in known if d.get("path") == str(path)), "")
+
+
+def tell_ledger(path: Path) -> None:
+    """Let the ledger have the hash of the bundle that now stands in this folder, where it knew one there before."""
+    for artifact in _known_bundles():
+        if artifact.details.get("path") == str(path):
+            workspace().ledger.update(artifact, sha256=bundle_sha256(path))
+
+
+def resolve_bundle(reference: str | Path, *, where: str = "bundle") -> tuple[Path, str]:
+    """Folder and hash of a bundle named by tag or path, or as the ledger knows it (``latest``, ``latest:NAME``, ``run:ID``).
+
+    The hash is the ledger's; empty when it does not know the bundle.
+
+    Raises
+    ------
+    NotFound
+        There is none.
+    """
+    text = str(reference)
+    if text == "latest" or text.startswith(("latest:", "run:")):
+        known = find("bundle", text, where=where)
+        return find_bundle(known.details["path"]), known.details["sha256"]
+    path = find_bundle(text)
+    return path, ledger_sha256(path)
+
+# %% ../../nbs/43_bundling.verify.ipynb #c018
 def _compare(expected: Mapping[str, str], found: Mapping[str, str], by: str) -> list[str]:
     faults = [f"{name} is missing" for name in expected if name not in found]
     changed = [name for name, digest in expected.items() if found.get(name, digest) != digest]
@@ -109,22 +148,23 @@ def _ring_faults(bundle: Path) -> list[str]:
     return faults + [f"{name} was added: neither manifest nor certificate lists it" for name in found if name not in known]
 
 
-def verify_bundle(reference: str | Path, *, sha256: str = "") -> list[str]:
+def verify_bundle(reference: str | Path, *, sha256: str | None = None) -> list[str]:
     """What is wrong with a bundle's files, a sentence each; empty when all is as it was proved.
 
     Parameters
     ----------
     reference
-        The bundle's folder or tag.
+        The bundle's folder or tag, or what the ledger calls it (``latest``, ``latest:NAME``, ``run:ID``).
     sha256
-        The hash that the ledger has of it; empty: the bundle is judged by its own certificate.
+        The hash that it must have; None: the ledger's, where that knows it; empty: its own certificate judges it.
 
     Raises
     ------
     NotFound
         There is no such bundle.
     """
-    bundle = find_bundle(reference)
+    bundle, known = resolve_bundle(reference)
+    sha256 = known if sha256 is None else sha256
     if not (bundle / SOURCE / CERTIFICATE).is_file():
         return [f"{SOURCE}/{CERTIFICATE} is missing: parity was never proved, or it was removed"]
     try:
@@ -136,8 +176,8 @@ def verify_bundle(reference: str | Path, *, sha256: str = "") -> list[str]:
     return faults
 
 
-def check_bundle(reference: str | Path, *, sha256: str = "") -> Path:
-    """The folder of a bundle whose files are as they were proved.
+def check_bundle(reference: str | Path, *, sha256: str | None = None) -> Path:
+    """The folder of a bundle whose files are as they were proved; `sha256` as for `verify_bundle`.
 
     Raises
     ------
@@ -149,4 +189,4 @@ def check_bundle(reference: str | Path, *, sha256: str = "") -> Path:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         do = "Build it again; a bundle is never edited"
         raise GateFailed(problem(f"bundle {reference}", "every file must be the one that was proved", faults[0] + more, do))
-    return find_bundle(reference)
+    return resolve_bundle(reference)[0]

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..bundling.build import Bundle, load_bundle
+from ..bundling.lock import check_lock
+from ..bundling.verify import SOURCE
 from ..core.errors import InputError, problem
 from ..core.resources import resource
 from ..core.settings import setting
@@ -59,10 +61,16 @@ def render_dockerfile(bundle: Bundle | str | Path, *, base_image: str | None = N
         A bundle, its folder or its tag.
     base_image
         Image that both stages start from; None: the setting containers.base_image.
+
+    Raises
+    ------
+    InputError
+        The bundle's lock names a package that no index gave, so an image cannot install it.
     """
     from jinja2 import Environment, StrictUndefined
 
     bundle = load_bundle(bundle)
+    check_lock(Path(bundle.path) / SOURCE / "requirements.lock", "containers")
     text = resource("templates", "container", "Dockerfile.j2").read_text(encoding="utf-8")
     values: dict[str, Any] = {
         "name": bundle.manifest["name"], "version": bundle.manifest["version"], "python": bundle.manifest["python"],

@@ -196,19 +196,14 @@ def prove_image(engine: Engine, image: str, bundle: Bundle) -> tuple[dict[str, A
 
 # %% ../../nbs/52_containers.image.ipynb #c013
 @contextlib.contextmanager
-def _removed_on_failure(engine: Engine, image: str, former: str) -> Iterator[None]:
+def _removed_on_failure(engine: Engine, image: str) -> Iterator[None]:
     done = False
     try:
         yield
         done = True
     finally:
-        if not done and image != former:  # an image that was good before is not removed over a failed start
-            engine.clean("rmi", "--force", image)
-
-
-def _id_of(engine: Engine, name: str) -> str:
-    told = engine.run("image", "inspect", "--format", "{{.Id}}", name, check=False)
-    return told.output.strip() if told.code == 0 else ""
+        if not done and engine.clean("image", "inspect", "--format", "{{len .RepoTags}}", image) == "0":
+            engine.clean("rmi", image)  # one that has a name was good before, whatever became of this start
 
 
 def _size_mb(engine: Engine, image: str) -> float:
@@ -243,9 +238,8 @@ def containerize(
     name, base = image_tag(made, tag), base_image_of(made, base_image)
     dockerfile = render_dockerfile(made, base_image=base)
     found = find_engine(engine or setting("containers.engine"))
-    former = _id_of(found, name)
     image = build_image(found, made, dockerfile, base)
-    with _removed_on_failure(found, image, former):
+    with _removed_on_failure(found, image):
         proof, facts = prove_image(found, image, made)
         found.run("tag", image, name)
     return Image(

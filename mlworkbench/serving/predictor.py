@@ -253,6 +253,16 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _difference(a: float | None, b: float | None) -> float:
+    """How far two numbers are apart: absolute below 1, relative to the larger above."""
+    if a == b:
+        return 0.0
+    if a is None or b is None:
+        return float("inf")
+    apart = abs(a - b) / max(1.0, abs(a), abs(b))
+    return apart if apart == apart else float("inf")  # not a number, of infinities that differ
+
+
 def compare(golden: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
     """Compare an answer with the golden rows' predictions.
 
@@ -266,7 +276,8 @@ def compare(golden: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``rows``; ``worst``, the largest difference of a number (infinite where one is missing); ``labels_differ``.
+        ``rows``; ``worst``, the largest difference of a number, absolute below 1 and relative above (infinite where one
+        is missing); ``labels_differ``.
     """
     labelled = bool(golden.get("classes"))
     wanted, got = _numbers(golden["predictions"]), _numbers(answer.get("predictions") or [])
@@ -279,7 +290,7 @@ def compare(golden: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
     chances = _numbers(golden.get("probabilities") or []), _numbers(answer.get("probabilities") or [])
     pairs += list(zip(*chances, strict=False))
     complete = len(chances[0]) == len(chances[1]) and all(_is_number(x) for pair in pairs for x in pair if x is not None)
-    worst = max((abs(a - b) if None not in (a, b) else 0.0 if a is b else float("inf") for a, b in pairs), default=0.0)
+    worst = max((_difference(a, b) for a, b in pairs), default=0.0)
     return {"rows": len(golden["rows"]), "worst": worst if complete else float("inf"), "labels_differ": int(differ)}
 
 

@@ -58,8 +58,13 @@ def inspect(engine, name: str) -> dict:
     return json.loads(engine.run("image", "inspect", name).output)[0]
 
 
-def containers(engine) -> str:
-    return engine.run("ps", "--all", "--quiet", "--filter", "name=mlworkbench-proof").output.strip()
+def of_the_bundle(bundle) -> tuple[str, str]:
+    """What lists only the images, and their containers, of this bundle: others may work with the engine meanwhile."""
+    return "--filter", f"label=org.mlworkbench.bundle.sha256={bundle.sha256}"
+
+
+def containers(engine, bundle) -> str:
+    return engine.run("ps", "--all", "--quiet", *of_the_bundle(bundle)).output.strip()
 
 
 def test_an_image_runs_locked_down_and_answers_as_the_notebook_did(built_image, measured):
@@ -111,23 +116,37 @@ def test_an_image_that_answers_otherwise_is_removed_and_the_former_stays(based, 
     monkeypatch.setattr(image_module, "prove", forged)
     original = image_module.render_dockerfile
     monkeypatch.setattr(image_module, "render_dockerfile", lambda *a, **o: original(*a, **o) + 'LABEL another="1"\n')
-    before = engine_images(based)
+    before = engine_images(based, built_bundle)
     with pytest.raises(GateFailed, match="the notebook's own predictions"):
         mlw.containerize(built_bundle, tag=built_image.tag)
-    assert containers(based) == ""
-    assert engine_images(based) == before
+    assert containers(based, built_bundle) == ""
+    assert engine_images(based, built_bundle) == before
     assert inspect(based, built_image.tag)["Id"] == built_image.id
 
 
-def engine_images(engine) -> set[str]:
-    return set(engine.run("images", "--no-trunc", "--quiet").output.split())
+def engine_images(engine, bundle) -> set[str]:
+    return set(engine.run("images", "--no-trunc", "--quiet", *of_the_bundle(bundle)).output.split())
+
+
+def test_work_of_others_with_the_engine_is_not_counted_and_that_of_the_bundle_is(based, built_image, built_bundle):
+    assert built_image.id in engine_images(based, built_bundle)
+    assert based.run("image", "inspect", "--format", "{{.Id}}", "mlw-base:py311").output.strip() not in engine_images(
+        based, built_bundle)
+    name, other = f"mlworkbench-proof-{uuid4().hex[:12]}", f"mlworkbench-proof-{uuid4().hex[:12]}"
+    try:
+        based.run("create", "--name", other, "mlw-base:py311")
+        assert containers(based, built_bundle) == ""
+        based.run("create", "--name", name, built_image.tag)
+        assert containers(based, built_bundle) != ""
+    finally:
+        based.clean("rm", name, other)
 
 
 def test_a_cancelled_proof_leaves_no_container_and_no_image(based, built_bundle, monkeypatch):
     original = image_module.render_dockerfile
     monkeypatch.setattr(image_module, "render_dockerfile", lambda *a, **o: original(*a, **o) + 'LABEL another="2"\n')
-    before = engine_images(based)
-    job = Job(mlw.containerize, bundle=built_bundle, tag="mlw-test-cancelled:1")
+    before = engine_images(based, built_bundle)
+    job = Job(mlw.containerize, bundle=built_bundle, tag=f"mlw-test-{uuid4().hex[:8]}:1")
     hear, seen = job._hear, threading.Event()
 
     def listen(text, fraction):
@@ -141,7 +160,7 @@ def test_a_cancelled_proof_leaves_no_container_and_no_image(based, built_bundle,
     job.cancel()
     assert job.wait(60)
     assert job.state == "cancelled"
-    assert containers(based) == "" and engine_images(based) == before
+    assert containers(based, built_bundle) == "" and engine_images(based, built_bundle) == before
 
 
 def test_a_base_image_that_is_not_there_is_refused(based, built_bundle):

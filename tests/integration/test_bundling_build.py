@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -371,7 +372,63 @@ def test_a_rewritten_certificate_is_noticed_by_the_ledger(small):
     assert build.bundle_path("latest") == build.bundle_path(small.tag) == Path(small.path)
     path = Path(small.path) / "src" / "certificate.json"
     path.write_text(path.read_text().replace('"not isolated"', '"isolated"'))
-    assert verify_bundle(small.tag) == []
+    assert verify_bundle(small.tag, sha256="") == []  # by its own word
     for reference in ("latest", "latest:small", small.tag, small.path):
         with pytest.raises(GateFailed, match="certificate.json was changed"):
             build.bundle_path(reference)
+        assert verify_bundle(reference) == ["src/certificate.json was changed: its SHA-256 is not the one in the ledger"]
+
+
+def test_the_command_line_notices_a_rewritten_certificate_and_knows_the_latest(small, capsys):
+    from mlworkbench.app.cli import main
+    from mlworkbench.core.workspace import Artifact, workspace
+
+    def code_of_verify(reference: str) -> int:
+        with pytest.raises(SystemExit) as ended:
+            main(["verify", reference])
+        return ended.value.code
+
+    workspace().ledger.record(Artifact("bundle", small.tag, small.name, "bundle.json", details=small.artifacts()))
+    assert [code_of_verify(reference) for reference in ("latest", small.tag)] == [0, 0]
+    path = Path(small.path) / "src" / "certificate.json"
+    path.write_text(path.read_text().replace('"not isolated"', '"isolated"'))
+    for reference in ("latest", small.tag):
+        assert code_of_verify(reference) == 1
+        assert "certificate.json was changed" in capsys.readouterr().err
+
+
+def test_to_verify_a_bundle_makes_no_workspace(small, place):
+    assert verify_bundle(small.tag) == [] and not place.exists()
+
+
+def test_a_bundle_that_is_built_again_is_the_one_that_the_ledger_knows(small, monkeypatch):
+    from mlworkbench.core.workspace import Artifact, workspace
+
+    workspace().ledger.record(Artifact("bundle", small.tag, small.name, "bundle.json", details=small.artifacts()))
+    model_file = Path(small.path) / "src" / "model" / "model.skops"
+    kept = shutil.copy(model_file, Path(os.environ["BENTOML_HOME"]).parent / "model.skops")
+    monkeypatch.setattr("mlworkbench.model.loading.save_model", lambda _, path: Path(shutil.copy(kept, path)))
+    certificate = Path(small.path) / "src" / "certificate.json"
+    certificate.write_text(certificate.read_text().replace('"passed": true', '"passed":  true'))
+    again = build_small()  # the former one is not taken for it: its certificate is not the ledger's
+    assert again.tag == small.tag and again.sha256 != small.sha256
+    assert build.bundle_path("latest") == build.bundle_path(small.tag) == Path(again.path)
+    assert workspace().ledger.get("bundle", small.tag).details["sha256"] == again.sha256
+
+
+def test_a_library_installed_from_a_folder_is_noted_in_a_bundle_of_this_environment_and_refused_in_its_own(place, monkeypatch):
+    honest = metadata.PathDistribution.read_text
+
+    def as_if_from_a_folder(self, name):
+        if name == "direct_url.json" and self.metadata["Name"] == "joblib":
+            return '{"url": "file:///home/me/joblib"}'
+        return honest(self, name)
+
+    monkeypatch.setattr(metadata.PathDistribution, "read_text", as_if_from_a_folder)
+    with pytest.raises(InputError, match='joblib from a folder.*environment="current"'):
+        build_small(environment="isolated")
+    made = build_small()
+    assert (made.certificate["passed"], made.certificate["not_installable"]) == (True, ["joblib"])
+    assert "joblib" in made.lock and "joblib" in made.evidence()[-1].note
+    with pytest.raises(InputError, match="joblib from a folder"):
+        ensure_environment(Path(made.path) / "src" / "requirements.lock")

@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from mlworkbench.bundling import environment
-from mlworkbench.core.errors import Cancelled, MissingPart, WorkbenchError
+from mlworkbench.core.errors import Cancelled, InputError, MissingPart, WorkbenchError
 
 
 @pytest.fixture
@@ -57,6 +57,16 @@ def fake_uv(folder, monkeypatch, script):
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr(environment, "find_uv", lambda: str(program))
     return program
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_a_cache_that_cannot_be_written_is_told_with_what_to_set(cache, tmp_path, monkeypatch, readable):
+    if readable:  # the folder is there, and belongs to somebody else; root may write all the same, so it is pretended
+        monkeypatch.setattr(environment.os, "access", lambda path, mode: False)
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/cache")
+    with pytest.raises(InputError, match="Set XDG_CACHE_HOME to a folder of yours"):
+        environment.ensure_environment(cache)
 
 
 def test_a_failed_install_leaves_nothing_and_says_why_without_the_password(cache, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from mlworkbench.bundling import lock
+from mlworkbench.bundling import environment, lock
 from mlworkbench.bundling.content import write_code
 from mlworkbench.core.errors import InputError
 
@@ -78,9 +78,24 @@ def test_a_package_installed_from_a_folder_is_refused(monkeypatch):
         lock.check_installable({"features": "0.1"})
 
 
-def test_a_requirement_of_notebooks_is_refused(monkeypatch):
+def test_a_package_installed_from_a_folder_serves_in_the_current_environment(monkeypatch):
+    monkeypatch.setattr(metadata, "distribution", lambda name: FakeDistribution('{"url": "file:///home/me/features"}'))
+    lock.check_installable({"features": "0.1"}, "current")
+
+
+def test_a_lock_says_what_no_index_gave_and_nothing_installs_from_it(tmp_path):
+    path = tmp_path / "requirements.lock"
+    path.write_text(lock.render_lock({"features": "0.1", "six": "1.17.0"}, ["features"]))
+    assert lock.read_lock(path) == {"features": "0.1", "six": "1.17.0"}
+    assert lock.read_elsewhere(path) == ["features"]
+    with pytest.raises(InputError, match="got features from a folder"):
+        environment.ensure_environment(path)
+
+
+@pytest.mark.parametrize("environment", ["isolated", "current"])
+def test_a_requirement_of_notebooks_is_refused(environment):
     with pytest.raises(InputError, match="nothing of notebooks, got ipykernel"):
-        lock.check_installable({"ipykernel": "7.0"})
+        lock.check_installable({"ipykernel": "7.0"}, environment)
 
 
 def test_extras_of_a_requirement_are_followed(monkeypatch):

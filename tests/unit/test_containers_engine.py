@@ -1,12 +1,18 @@
 """The engine is found or its absence told; what a build may know is read from this site; names are checked."""
 
+import json
 import os
+import re
 import stat
+from pathlib import Path
 
 import pytest
 
+from mlworkbench.bundling.lock import render_lock
 from mlworkbench.containers import engine, image
-from mlworkbench.core.errors import InputError, MissingPart, WorkbenchError
+from mlworkbench.containers.dockerfile import render_dockerfile
+from mlworkbench.core.errors import Cancelled, GateFailed, InputError, MissingPart, WorkbenchError
+from mlworkbench.core.settings import KEYS, RESERVED
 
 
 def client(folder, script):
@@ -33,6 +39,51 @@ def test_an_engine_that_does_not_answer_is_told_with_how_to_get_one(tmp_path):
     script = 'case "$3" in *Client*) echo 20.10;; *) echo "Cannot connect to the daemon"; exit 1;; esac'
     with pytest.raises(MissingPart, match=r"must answer, got Cannot connect to the daemon.*apt-get install docker.io"):
         engine.find_engine(path=client(tmp_path / "bin", script))
+
+
+@pytest.mark.parametrize("hangs", ["Client", "Server"])
+def test_a_daemon_that_hangs_is_told_as_one_that_is_not_there(tmp_path, monkeypatch, hangs):
+    monkeypatch.setattr(engine, "PATIENCE_S", 0.3)
+    script = f'case "$3" in *{hangs}*) exec sleep 60;; *) echo 20.10;; esac'
+    with pytest.raises(MissingPart, match=r"must answer within 0.3 s, got nothing.*apt-get install docker.io"):
+        engine.find_engine(path=client(tmp_path / "bin", script))
+
+
+def test_a_stopped_job_is_not_told_as_a_missing_engine(tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise Cancelled("stopped")
+
+    monkeypatch.setattr(engine, "run_command", stop)
+    with pytest.raises(Cancelled):
+        engine.find_engine(path=client(tmp_path / "bin", "echo 20.10"))
+
+
+@pytest.mark.parametrize(("tags", "removed"), [("0", True), ("1", False), ("2", False), ("", False)])
+def test_an_image_that_failed_is_removed_unless_a_name_is_left_on_it(tmp_path, tags, removed):
+    asked = tmp_path / "asked"
+    client(tmp_path / "bin", f'[ "$2" = inspect ] && echo "{tags}"; echo "$@" >> {asked}')
+    with pytest.raises(GateFailed), image._removed_on_failure(engine.Engine(f"{tmp_path}/bin/docker", "27"), "sha256:1f2e"):
+        raise GateFailed("another answer")
+    assert ("rmi sha256:1f2e" in asked.read_text().splitlines()) is removed
+    assert "--force" not in asked.read_text()
+
+
+def test_an_image_is_not_made_of_a_lock_that_no_index_can_give(tmp_path):
+    source = tmp_path / "src"
+    source.mkdir()
+    manifest = {"name": "churn", "version": "1f2e", "python": "3.11", "content_sha256": "", "files": {},
+                "model": {"task": "binary", "sha256": ""}}
+    for name, part in (("manifest", manifest), ("signature", {"columns": []}), ("certificate", {})):
+        (source / f"{name}.json").write_text(json.dumps(part))
+    (source / "requirements.lock").write_text(render_lock({"features": "0.1"}, ["features"]))
+    with pytest.raises(InputError, match="containers: every package.*got features from a folder"):
+        render_dockerfile(tmp_path)
+
+
+def test_the_scripts_of_the_tests_take_no_variable_that_the_program_refuses():
+    known = {f"MLWORKBENCH_{key.replace('.', '_').upper()}" for key in KEYS} | set(RESERVED)
+    for script in Path(__file__).parents[1].glob("*.sh"):
+        assert set(re.findall(r"MLWORKBENCH_[A-Z_]+", script.read_text())) <= known, script
 
 
 def test_a_machine_without_an_engine_is_told_how_to_get_one(tmp_path):

@@ -139,7 +139,19 @@ def test_parity_sees_every_difference(change, worst, labels):
 def test_parity_of_numbers_counts_a_class_of_another_type_as_different():
     golden = {"rows": [{}], "predictions": [1], "classes": [0, 1]}
     assert compare(golden, {"predictions": [True]})["labels_differ"] == 1
-    assert compare({"rows": [{}], "predictions": [1.0]}, {"predictions": [1.5]})["worst"] == 0.5
+    assert compare({"rows": [{}], "predictions": [1.0]}, {"predictions": [2.0]})["worst"] == 0.5
+
+
+@pytest.mark.parametrize(("wanted", "got", "same"), [
+    (1e9, 1e9 + 0.5, True), (-1e9, -1e9 - 0.5, True), (1e9, 1e9 + 2.0, False), (1e9, -1e9, False),
+    (0.5, 0.5 + 5e-10, True), (0.5, 0.5 + 2e-9, False), (1e-12, 2e-12, True), (1e9, None, False),
+])
+def test_a_large_number_is_compared_relative_to_its_size_and_a_small_one_as_it_is(wanted, got, same):
+    outcome = compare({"rows": [{}], "predictions": [wanted], "probabilities": [[wanted]]},
+                      {"predictions": [wanted], "probabilities": [[got]]})
+    assert proves(outcome, 1e-9) is same
+    if got is not None:
+        assert proves(compare({"rows": [{}], "predictions": [wanted]}, {"predictions": [got]}), 1e-9) is same
 
 
 def test_an_unknown_model_format_is_refused(tmp_path, bundle):
