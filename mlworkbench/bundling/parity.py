@@ -22,6 +22,7 @@ from typing import Any
 from .verify import SOURCE
 from ..core.errors import GateFailed, WorkbenchError, problem
 from ..core.jobs import check_cancelled, end_group, report
+from ..serving.log import PROBE_PREFIX
 from ..serving.predictor import compare, proves
 
 # %% ../../nbs/44_bundling.parity.ipynb #c006
@@ -34,7 +35,7 @@ def service_command(folder: Path, python: Path, port: int, host: str = "127.0.0.
 
 
 def service_environment(
-    python: Path, *, home: Path, log_dir: Path | None = None, deployment: str = "",
+    python: Path, *, home: Path, log_dir: Path | None = None, deployment: str = "", probe: str = "",
     environ: Mapping[str, str] = os.environ,
 ) -> dict[str, str]:
     """The environment variables of a service.
@@ -49,11 +50,14 @@ def service_environment(
         Folder of the prediction log; None: no log is kept.
     deployment
         The name that stands in each log record.
+    probe
+        A token for `prove`, so that the log tells its golden rows from traffic; empty: nobody can.
     """
     kept = {name: environ[name] for name in PASSED_ON if name in environ}
     own = {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "PYTHONDONTWRITEBYTECODE": "1",
            "PYTHONUNBUFFERED": "1", "PATH": f"{Path(python).parent}:/usr/local/bin:/usr/bin:/bin"}
-    ours = {"MLW_LOG_DIR": str(log_dir) if log_dir else "", "MLW_DEPLOYMENT": deployment}
+    ours = {"MLW_LOG_DIR": str(log_dir) if log_dir else "", "MLW_DEPLOYMENT": deployment,
+            "MLW_PROBE_TOKEN": probe}
     return kept | own | {name: value for name, value in ours.items() if value}
 
 
@@ -64,7 +68,9 @@ def free_port(host: str = "127.0.0.1") -> int:
         return probe.getsockname()[1]
 
 # %% ../../nbs/44_bundling.parity.ipynb #c009
-def ask(method: str, url: str, body: Any = None, *, timeout_s: float = 30.0, request_id: str = "") -> tuple[int, Any]:
+def ask(
+    method: str, url: str, body: Any = None, *, timeout_s: float = 30.0, headers: Mapping[str, str] | None = None,
+) -> tuple[int, Any]:
     """(HTTP status, the JSON body or None) of one request.
 
     Raises
@@ -74,7 +80,7 @@ def ask(method: str, url: str, body: Any = None, *, timeout_s: float = 30.0, req
     """
     import httpx
 
-    headers = {"X-Request-Id": request_id} if request_id else {}
+    headers = dict(headers or {})
     content = None if body is None else json.dumps(body, allow_nan=False).encode()
     if content is not None:
         headers["Content-Type"] = "application/json"
@@ -182,8 +188,17 @@ def start_service(
             end_group(process)
 
 # %% ../../nbs/44_bundling.parity.ipynb #c015
-def prove(url: str, golden: Mapping[str, Any], *, route: str = "/predict", at_once: int = 1000) -> dict[str, Any]:
+def prove(
+    url: str, golden: Mapping[str, Any], *, route: str = "/predict", at_once: int = 1000, probe: str = "",
+) -> dict[str, Any]:
     """Send the golden rows through a running service and compare; the outcome is one check of a certificate.
+
+    Parameters
+    ----------
+    at_once
+        Rows a request: at most the service's ``max_rows``.
+    probe
+        The token that the service was started with (`service_environment`).
 
     Raises
     ------
@@ -194,7 +209,8 @@ def prove(url: str, golden: Mapping[str, Any], *, route: str = "/predict", at_on
     for start in range(0, len(rows), at_once):
         report("golden rows through the service", start / len(rows))
         body = {"rows": rows[start : start + at_once]}
-        status, answer = ask("POST", url + route, body, request_id=f"golden-{start}")
+        headers = {"X-Request-Id": f"{PROBE_PREFIX}{start}"} | ({"X-Probe-Token": probe} if probe else {})
+        status, answer = ask("POST", url + route, body, headers=headers)
         if status != 200 or not isinstance(answer, dict) or "predictions" not in answer:
             must = "the service must answer every golden row with 200"
             raise GateFailed(problem("parity", must, f"{status}: {json.dumps(answer)[:300]}"))

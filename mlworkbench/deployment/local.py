@@ -7,6 +7,7 @@ __all__ = ['KEPT', 'revisions', 'next_revision', 'service_spec', 'start_and_prov
 
 # %% ../../nbs/63_deployment.local.ipynb #c003
 import contextlib
+import secrets
 import shutil
 import sys
 import time
@@ -50,7 +51,7 @@ def service_spec(request: Request, revision: Path, port: int) -> supervisor.Spec
     python = ensure_environment(source / "requirements.lock") if isolated else Path(sys.executable)
     command = service_command(request.bundle, python, port, request.host)
     environment = service_environment(python, home=revision / "bentoml", log_dir=request.folder / "log",
-                                      deployment=request.name)
+                                      deployment=request.name, probe=secrets.token_hex(16))
     return supervisor.Spec(tuple(command), str(source), environment | {"MLW_WORKERS": str(request.workers)})
 
 
@@ -63,12 +64,14 @@ def start_and_prove(request: Request, revision: Path, port: int) -> dict[str, An
         It ended, was not ready in time, or answers other than the notebook did; nothing of it runs then.
     """
     url = f"http://{request.host}:{port}"
+    settings, spec = read_part(request.bundle, "service.json"), service_spec(request, revision, port)
     with _or_stopped(revision):
-        supervisor.launch(revision, service_spec(request, revision, port))
+        supervisor.launch(revision, spec)
         report(f"waiting for {request.tag} to be ready on port {port}")
         _wait(url, revision, request.timeout_s)
         report("replaying the golden rows")
-        check = prove(url, read_part(request.bundle, "golden.json"))
+        check = prove(url, read_part(request.bundle, "golden.json"), at_once=settings["max_rows"],
+                      probe=spec.environment["MLW_PROBE_TOKEN"])
         check_parity(check, "deploy")
         return check
 

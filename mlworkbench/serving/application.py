@@ -81,7 +81,8 @@ class Application:
     folder
         The bundle's folder.
     environment
-        ``MLW_LOG_DIR`` (where to keep the prediction log), ``MLW_DEPLOYMENT`` (its name), ``MLW_WORKERS``.
+        ``MLW_LOG_DIR`` (where to keep the prediction log), ``MLW_DEPLOYMENT`` (its name), ``MLW_WORKERS``,
+        ``MLW_PROBE_TOKEN`` (known to the launcher alone: its golden rows are no traffic).
     """
 
     def __init__(self, folder: str | Path, environment: Mapping[str, str] | None = None):

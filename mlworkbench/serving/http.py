@@ -6,6 +6,7 @@
 __all__ = ['Receive', 'Send', 'JSON', 'Request', 'read_object', 'read_list', 'Reply']
 
 # %% ../../nbs/15_serving.http.ipynb #c003
+import hmac
 import os
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -15,6 +16,7 @@ from typing import Any
 import orjson
 
 from .errors import ServiceError, did_you_mean, fault
+from .log import PROBE_PREFIX
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -24,14 +26,20 @@ _SAFE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
 class Request:
-    """One HTTP request, as far as the service reads it."""
+    """One HTTP request, as far as the service reads it.
+
+    Parameters
+    ----------
+    probe
+        The launcher's token; who sends it as ``x-probe-token`` may use an id that monitoring leaves out.
+    """
 
     __slots__ = ("method", "path", "id", "content_type", "length", "encoding", "_receive")
 
-    def __init__(self, scope: MutableMapping[str, Any], receive: Receive):
+    def __init__(self, scope: MutableMapping[str, Any], receive: Receive, probe: bytes = b""):
         self.method, self.path, self._receive = scope["method"], scope["path"], receive
         self.content_type = self.length = self.encoding = None
-        given = None
+        given, token = None, b""
         for name, value in scope["headers"]:
             if name == b"content-type":
                 self.content_type = value
@@ -41,7 +49,11 @@ class Request:
                 self.encoding = value
             elif name == b"x-request-id":
                 given = value
+            elif name == b"x-probe-token":
+                token = value
         self.id = given.decode("ascii") if given is not None and _SAFE_ID.fullmatch(given) else os.urandom(12).hex()
+        if self.id.startswith(PROBE_PREFIX) and not (probe and hmac.compare_digest(token, probe)):
+            self.id = f"caller:{self.id}"
 
     def check_json(self) -> None:
         """Refuse what is not sent as JSON.

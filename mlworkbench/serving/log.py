@@ -23,7 +23,7 @@ from .errors import ServiceError
 
 # %% ../../nbs/13_serving.log.ipynb #c006
 SCHEMA = 1
-# A caller that proves parity against a running service names its requests so; monitoring leaves them out.
+# Ids of requests by which the launcher proved parity; monitoring leaves them out. No other caller gets such an id.
 PROBE_PREFIX = "golden-"
 _COMMON = {"schema": "INTEGER", "time": "TIMESTAMP", "request_id": "VARCHAR", "model": "VARCHAR",
            "deployment": "VARCHAR", "latency_ms": "DOUBLE", "status": "INTEGER"}

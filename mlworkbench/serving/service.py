@@ -134,6 +134,7 @@ class Front:
         self.app, self.application = app, application
         settings = application.settings
         self._limit = int(settings["max_body_mb"] * 2**20)
+        self._probe = application.environment.get("MLW_PROBE_TOKEN", "").encode()
         self._shop = Workshop(queue=int(settings["queue"]), timeout_s=float(settings["timeout_s"]))
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -141,7 +142,7 @@ class Front:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        request = Request(scope, receive)
+        request = Request(scope, receive, self._probe)
         application = self.application
         counted = application.refusal is None
         if counted:

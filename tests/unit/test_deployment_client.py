@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from mlworkbench.core.errors import InputError, MissingPart, WorkbenchError
-from mlworkbench.deployment.client import Client, label_records, parts, refusal, rows_of
+from mlworkbench.deployment.client import PART, Client, label_records, parts, refusal, rows_of
 
 
 def sent(frame: pd.DataFrame) -> list[dict]:
@@ -58,6 +58,43 @@ def test_a_refusal_has_the_exit_code_of_its_cause(status, kind, code):
     error = refusal("predict", status, {"errors": [fault] * 5})
     assert type(error) is kind and error.exit_code == code
     assert "row 0 column 'age': must be a number (got 'forty')" in str(error) and "(and 2 more)" in str(error)
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[tuple[str, int]]:
+    """Requests to a stand-in for a service: route, and how many entries; `asked.limits` is what it says of itself."""
+
+    class Asked(list):
+        limits: dict | None = None
+
+    seen = Asked()
+
+    def answer(self, http, verb, route, body=None):
+        entries = next(iter(body.values())) if body else []
+        seen.append((route, len(entries)))
+        if route == "/model" and seen.limits is None:
+            raise InputError("not yours to read")
+        if route == "/model":
+            return {"limits": seen.limits}
+        return {"predictions": entries, "prediction_ids": entries, "unknown": []}
+
+    monkeypatch.setattr(Client, "_send", answer)
+    return seen
+
+
+def test_parts_are_no_larger_than_the_service_takes_and_it_is_asked_once(asked):
+    asked.limits = {"max_rows": 4}
+    client = Client("http://127.0.0.1:9")
+    assert client.predict([{"x": i} for i in range(10)])["prediction"].tolist() == [{"x": i} for i in range(10)]
+    assert client.feedback({f"p{i}": 1 for i in range(5)})["accepted"] == 5
+    assert asked == [("/model", 0), *(("/predict", n) for n in (4, 4, 2)), ("/feedback", 4), ("/feedback", 1)]
+
+
+@pytest.mark.parametrize("limits", [{"max_rows": 10_000}, {}, None])
+def test_without_a_smaller_limit_parts_are_of_the_usual_size(limits, asked):
+    asked.limits = limits
+    Client("http://127.0.0.1:9").predict([{}] * (PART + 1))
+    assert asked[1:] == [("/predict", PART), ("/predict", 1)]
 
 
 def test_a_service_that_is_not_there_is_not_ready(monkeypatch):

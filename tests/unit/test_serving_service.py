@@ -14,6 +14,7 @@ import httpx
 import pytest
 from handmade_bundle import census, census_bundle, json_rows, write_manifest
 
+from mlworkbench.monitoring import logs
 from mlworkbench.serving.application import Application
 from mlworkbench.serving.errors import ServiceError
 from mlworkbench.serving.integrity import sha256_file
@@ -103,6 +104,27 @@ def test_predictions_are_the_model_s_and_each_is_in_the_log(client, rows):
     assert record["outputs"] == {"prediction": answer["predictions"][2], "probabilities": answer["probabilities"][2]}
     assert record["request_id"] == response.headers["x-request-id"] and record["model"] == answer["model"]
     assert record["latency_ms"] > 0 and record["status"] == 200
+
+
+@pytest.mark.parametrize(("sent", "logged"), [
+    ({"x-probe-token": "secret"}, "golden-0"), ({}, "caller:golden-0"), ({"x-probe-token": "guess"}, "caller:golden-0"),
+    ({"x-probe-token": ""}, "caller:golden-0"), ({"x-probe-token": "sécret".encode()}, "caller:golden-0"),
+])  # fmt: skip
+def test_only_the_launcher_s_token_takes_a_request_out_of_monitoring(sent, logged, bundle, rows, tmp_path):
+    environment = {"MLW_LOG_DIR": str(tmp_path), "MLW_PROBE_TOKEN": "secret"}
+    client = Client(Application(bundle, environment).start())
+    tag = client.application.predictor.tag
+    for body in ({"rows": rows[:2]}, {"rows": [{}]}):
+        client("POST", "/predict", json=body, headers={"x-request-id": "golden-0"} | sent)
+    assert {r["request_id"] for kind in ("predictions", "rejected") for r in client.logged(kind)} == {logged}
+    view, counted = logs.LogView(tmp_path, tag), logged != "golden-0"
+    assert (logs.volume(view).rows, logs.rejected(view)[0]) == (2 * counted, int(counted))
+
+
+def test_a_service_that_was_given_no_token_takes_none(bundle, rows, tmp_path):
+    client = Client(Application(bundle, {"MLW_LOG_DIR": str(tmp_path)}).start())
+    client("POST", "/predict", json={"rows": rows[:1]}, headers={"x-request-id": "golden-0", "x-probe-token": ""})
+    assert [r["request_id"] for r in client.logged()] == ["caller:golden-0"]
 
 
 BODIES = [
