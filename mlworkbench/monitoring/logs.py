@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNITS', 'SQL_TYPES', 'LAST', 'parse_since', 'quoted', 'column_sql', 'Volume', 'LogView', 'volume', 'rejected',
-           'flags', 'input_frames', 'output_sql', 'output_frames', 'labelled', 'stray_labels']
+           'skipped', 'flags', 'input_frames', 'output_sql', 'output_frames', 'labelled', 'stray_labels']
 
 # %% ../../nbs/70_monitoring.logs.ipynb #c003
 from collections.abc import Iterator, Mapping, Sequence
@@ -107,21 +107,35 @@ class LogView:
 
 # %% ../../nbs/70_monitoring.logs.ipynb #c014
 def volume(log: LogView) -> Volume:
-    """Rows, requests, the first and last moment, latency quantiles."""
+    """Predicted rows, answered requests, the first and last moment, latency quantiles."""
     rows, first, last = log.rows("SELECT count(*), min(time), max(time) FROM predictions")[0]
-    each = "SELECT any_value(latency_ms) AS ms FROM predictions GROUP BY request_id, time"
+    answered = """SELECT request_id, time, latency_ms FROM predictions
+                  UNION ALL SELECT request_id, time, latency_ms FROM rejected WHERE status < 400"""
+    each = f"SELECT any_value(latency_ms) AS ms FROM ({answered}) GROUP BY request_id, time"
     requests, marks = log.rows(f"SELECT count(*), quantile_cont(ms, [0.5, 0.95, 0.99]) FROM ({each})")[0]
     return Volume(rows, requests, first, last, dict(zip(("p50", "p95", "p99"), marks or (), strict=False)))
 
 
 def rejected(log: LogView) -> tuple[int, list[tuple[str, str, int]]]:
-    """How many requests were refused (wholly or for some rows), and the reasons: column, problem, how often."""
-    count = log.rows("SELECT count(*) FROM rejected")[0][0]
-    reasons = log.rows(
-        """SELECT coalesce(e."column", ''), e.problem, count(*) AS n
-           FROM (SELECT unnest(errors) AS e FROM rejected) GROUP BY ALL ORDER BY n DESC, 1, 2 LIMIT 20"""
+    """How many requests were refused as a whole, and the reasons: column, problem, how often."""
+    return log.rows("SELECT count(*) FROM rejected WHERE status >= 400")[0][0], _reasons(log, "status >= 400")
+
+
+def skipped(log: LogView) -> tuple[int, list[tuple[str, str, int]]]:
+    """How many rows were left out of requests that were answered (``on_error=skip``), and the reasons."""
+    rows = log.rows(
+        """WITH partly AS (SELECT request_id, time, rows FROM rejected WHERE status < 400)
+           SELECT coalesce(sum(rows), 0) - (SELECT count(*) FROM predictions SEMI JOIN partly USING (request_id, time))
+           FROM partly"""
+    )[0][0]
+    return int(rows), _reasons(log, "status < 400")
+
+
+def _reasons(log: LogView, where: str) -> list[tuple[str, str, int]]:
+    return log.rows(
+        f"""SELECT coalesce(e."column", ''), e.problem, count(*) AS n
+            FROM (SELECT unnest(errors) AS e FROM rejected WHERE {where}) GROUP BY ALL ORDER BY n DESC, 1, 2 LIMIT 20"""
     )
-    return count, reasons
 
 
 def flags(log: LogView) -> list[tuple[str, str, int]]:

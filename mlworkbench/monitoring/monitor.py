@@ -145,6 +145,8 @@ class MonitoringReport(Result):
     model: str = ""
     volume: logs.Volume
     rejected: int = 0  # requests
+    skipped: int = 0  # rows left out of requests that were answered
+    skips: tuple[tuple[str, str, int], ...] = ()  # their reasons: column, problem, how often
     refusals: tuple[tuple[str, str, int], ...] = ()  # column, problem, how often
     flags: tuple[tuple[str, str, int], ...] = ()  # what, column, rows
     drift: tuple[Drift, ...] = ()  # empty: not enough rows to say
@@ -161,6 +163,11 @@ class MonitoringReport(Result):
     def rejected_share(self) -> float:
         """Refused requests as a share of all, 0..1."""
         return self.rejected / max(1, self.volume.requests + self.rejected)
+
+    @property
+    def skipped_share(self) -> float:
+        """Rows left out as a share of the rows of all answered requests, 0..1."""
+        return self.skipped / max(1, self.volume.rows + self.skipped)
 
     @property
     def changed(self) -> list[str]:
@@ -185,6 +192,7 @@ class MonitoringReport(Result):
         """Counts and verdicts."""
         return {
             "model": self.model, "rows": self.volume.rows, "requests": self.volume.requests, "rejected": self.rejected,
+            "skipped_rows": self.skipped,
             "columns": len(self.drift), "changed": self.changed, "alerts": [d.column for d in self.drift if d.alert],
             "largest_psi": round(float(max((d.psi for d in self.drift), default=0.0)), 6),
             "labelled": self.performance.labelled, "metric": self.performance.main,
@@ -242,12 +250,16 @@ def _traffic(found: MonitoringReport) -> list[Evidence]:
     rows = max(1, found.volume.rows)
     marks = [{"latency": k, "milliseconds": v} for k, v in found.volume.latency_ms.items() if v is not None]
     flagged = [{"column": c, "what": w.replace("_", " "), "rows": n, "share": n / rows} for w, c, n in found.flags]
-    refused = [{"column": c, "problem": p, "times": n} for c, p, n in found.refusals]
+    refused, left_out = (
+        pd.DataFrame([{"column": c, "problem": p, "times": n} for c, p, n in reasons])
+        for reasons in (found.refusals, found.skips)
+    )
     requests = found.volume.requests
     return [
         Evidence("Latency", table=pd.DataFrame(marks), note=f"Quantiles over {requests:,} requests."),
         Evidence("Values that the reference did not have", table=pd.DataFrame(flagged), note="Answered, and flagged."),
-        Evidence("Refused requests", table=pd.DataFrame(refused), note=f"{found.rejected:,} in all; their reasons."),
+        Evidence("Refused requests", table=refused, note=f"{found.rejected:,} in all; their reasons."),
+        Evidence("Rows left out", table=left_out, note=f"{found.skipped:,} in all, of requests that were answered."),
     ]
 
 # %% ../../nbs/74_monitoring.monitor.ipynb #c018
@@ -263,12 +275,19 @@ def _drift_words(found: Iterable[Drift], limits: Thresholds) -> tuple[list[str],
 
 
 def _traffic_words(found: MonitoringReport) -> tuple[list[str], list[str]]:
-    limit, total = found.thresholds.error_share, found.volume.requests + found.rejected
-    if not found.rejected:
-        return [], []
-    text = f"{found.rejected:,} of {total:,} requests were refused ({found.rejected_share:.1%})."
-    sure = wilson_interval(found.rejected, total).low > limit
-    return ([f"{text[:-1]}, surely more than {limit:.1%}."], []) if sure else ([], [text])
+    limit, volume = found.thresholds.error_share, found.volume
+    counts = (
+        (found.rejected, volume.requests, "{} of {} requests were refused ({:.1%})"),
+        (found.skipped, volume.rows, "{} of {} rows were left out of requests that were answered ({:.1%})"),
+    )
+    alarms, notes = [], []
+    for bad, good, text in counts:
+        said = text.format(f"{bad:,}", f"{bad + good:,}", bad / max(1, bad + good))
+        if bad and wilson_interval(bad, bad + good).low > limit:
+            alarms.append(f"{said}, surely more than {limit:.1%}.")
+        elif bad:
+            notes.append(f"{said}.")
+    return alarms, notes
 
 
 def _label_words(found: MonitoringReport, known: Reference) -> tuple[list[str], list[str]]:
@@ -313,13 +332,14 @@ def monitor_log(log: logs.LogView, known: Reference, limits: Thresholds | None =
     limits = limits or Thresholds()
     report("reading the prediction log")
     volume = logs.volume(log)
-    refused, refusals = logs.rejected(log)
+    (refused, refusals), (skipped, skips) = logs.rejected(log), logs.skipped(log)
     outcome, left_out = read_labels(logs.labelled(log, known.signature), known.signature, known.positive)
     report("computing realised performance")
     performance = realised(outcome, known.metrics, left_out=left_out, drop=limits.performance_drop,
                            min_rows=limits.min_rows, seed=seed)
     found = MonitoringReport(
         name=name, model=known.model, volume=volume, rejected=refused, refusals=tuple(refusals), thresholds=limits,
+        skipped=skipped, skips=tuple(skips),
         flags=tuple(logs.flags(log)), performance=performance, stray_labels=logs.stray_labels(log),
     )
     enough = volume.rows >= limits.min_rows

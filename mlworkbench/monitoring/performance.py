@@ -82,11 +82,24 @@ class Performance:
     loss: float = math.nan  # of the main metric: above 0 is worse
     alert: bool = False
     table: "pd.DataFrame | None" = field(default=None, compare=False)  # every metric on both sides
+    reference_low: float = math.nan  # of the evaluation's interval; NaN: its value is taken as exact
+    reference_high: float = math.nan
 
     @property
     def worse(self) -> bool:
-        """Surely worse than the evaluation's value: it lies outside of the interval, on the better side."""
-        return self.loss > 0 and not self.low <= self.reference <= self.high
+        """Surely worse than the evaluation: the interval of the difference leaves out 0.
+
+        References
+        ----------
+        Zou, G. Y. and Donner, A. (2008). Construction of confidence limits about effect measures: a general approach.
+        Statistics in Medicine 27, 1693-1702. (For proportions: Newcombe 1998, method 10.)
+        """
+        if self.value < self.reference:
+            own, promised = self.high - self.value, self.reference - self.reference_low
+        else:
+            own, promised = self.value - self.low, self.reference_high - self.reference
+        margin = math.hypot(own, 0.0 if math.isnan(promised) else promised)
+        return self.loss > 0 and abs(self.value - self.reference) > margin
 
 
 def loss_of(metric: str, reference: float, value: float) -> float:
@@ -126,9 +139,11 @@ def realised(
         return Performance(rows, left_out, table=table)
     row = known.loc[main]
     was, now, low, high = (float(row[name]) for name in ("reference", "now", "low", "high"))
-    loss = loss_of(main, was, now)
-    found = Performance(rows, left_out, main, was, now, low, high, loss, False, table)
-    return replace(found, alert=found.worse and loss >= drop)
+    found = Performance(
+        rows, left_out, main, was, now, low, high, loss_of(main, was, now), table=table,
+        reference_low=float(row["reference low"]), reference_high=float(row["reference high"]),
+    )
+    return replace(found, alert=found.worse and found.loss >= drop)
 
 
 def _beside(table: "pd.DataFrame", reference: Mapping[str, Mapping[str, float]]) -> "pd.DataFrame":
@@ -148,7 +163,9 @@ def performance_sentence(found: Performance, drop: float) -> str:
     if not found.main:
         return ""
     now = f"{found.main} is {found.value:.3f} ({found.low:.3f} to {found.high:.3f}) on {found.labelled:,} labelled rows"
-    was = f"{found.reference:.3f} in the evaluation"
+    known = not math.isnan(found.reference_low + found.reference_high)
+    interval = f" ({found.reference_low:.3f} to {found.reference_high:.3f})" if known else ""
+    was = f"{found.reference:.3f}{interval} in the evaluation"
     if found.alert:
         return f"{now}, against {was}: a loss of {found.loss:.3f}, and {drop:g} alarms."
     if found.worse:

@@ -109,6 +109,20 @@ def test_a_request_is_counted_once_whatever_its_rows(tmp_path):
     assert (found.rows, found.requests, list(found.latency_ms)) == (1000, 4, ["p50", "p95", "p99"])
 
 
+def test_a_request_answered_in_part_is_no_refused_one_and_its_rows_are_counted(tmp_path):
+    write_log(tmp_path, [{"x": 1.0}] * 3, answered(3))
+    writer, bad = PredictionLog(tmp_path, model="census:1"), {"row": 1, "column": "x", "problem": "must be a number"}
+    record = {"row": 0, "inputs": {"x": 1.0}, "outputs": {"prediction": 1.0}, "flags": []}
+    for request, status, good in (("part", 200, 2), ("none", 200, 0), ("refused", 400, 0)):
+        shared = {"time": NOON, "request_id": request, "latency_ms": 1.0, "status": status}
+        writer.predictions([record] * good, shared)
+        writer.rejected([bad | {"row": row} for row in range(3 - good)] + [bad | {"problem": "and more"}], shared, rows=3)
+    log = view(tmp_path)
+    assert (logs.volume(log).rows, logs.volume(log).requests) == (5, 3)
+    assert logs.rejected(log) == (1, [("x", "must be a number", 3), ("x", "and more", 1)])
+    assert logs.skipped(log) == (4, [("x", "must be a number", 4), ("x", "and more", 2)])
+
+
 def test_an_empty_folder_is_an_empty_log(tmp_path: Path):
     log = view(tmp_path / "not made yet")
     assert logs.volume(log).rows == 0 and logs.rejected(log) == (0, []) and logs.flags(log) == []

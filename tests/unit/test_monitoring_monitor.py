@@ -98,6 +98,22 @@ def test_refused_requests_alarm_by_their_share(years, known, tmp_path):
     assert monitor_log(view(tmp_path), known, Thresholds(error_share=0.6)).status == "passed"
 
 
+def test_rows_left_out_are_told_as_rows_and_alarm_by_their_own_share(years, known, tmp_path):
+    write_census_log(tmp_path, years[0].sample(2500, random_state=2))
+    writer = PredictionLog(tmp_path, model="census:1")
+    error = {"row": 0, "column": "age", "problem": "must be a number", "got": "old"}
+    shared = {"time": "2026-01-31T12:00:00.000000Z", "latency_ms": 0.1, "status": 200}
+    for number in range(10):  # of the ten requests that are there, each had one row more
+        writer.rejected([error], {**shared, "request_id": f"r{250 * number}"}, rows=251)
+    found = monitor_log(view(tmp_path), known)
+    assert found.status == "passed" and (found.volume.requests, found.rejected, found.skipped) == (10, 0, 10)
+    assert "10 of 2,510 rows were left out of requests that were answered (0.4%)." in found.reasons
+    assert "Rows left out" in [p.title for p in found.evidence()]
+    assert "Refused requests" not in [p.title for p in found.evidence()]
+    strict = monitor_log(view(tmp_path), known, Thresholds(error_share=0.001))
+    assert strict.status == "failed" and strict.reasons[0].endswith("(0.4%), surely more than 0.1%.")
+
+
 def test_an_empty_log_says_that_there_is_not_enough(known, tmp_path):
     found = monitor_log(view(tmp_path), known)
     assert found.status == "passed" and found.headline() == "Not enough rows to say"
