@@ -64,7 +64,7 @@ WATCHING = {
     "monitoring.min_rows": Key(Annotated[int, Ge(1)], "rows below which nothing is said about drift or performance"),
     "monitoring.performance_drop": Key(Share, "loss of the main metric against the evaluation that alarms"),
     "monitoring.missing_increase": Key(Share, "rise of a column's share of missing values that alarms"),
-    "monitoring.error_share": Key(Share, "share of refused requests that alarms"),
+    "monitoring.error_share": Key(Share, "share of refused requests, or of rows left out, that alarms"),
 }
 KEYS: dict[str, Key] = SERVING | MODEL | RUNNING | WATCHING
 RESERVED = ("MLWORKBENCH_SETTINGS", "MLWORKBENCH_REQUIRE", "MLWORKBENCH_WORKSPACE", "MLWORKBENCH_HEADLESS")

@@ -47,7 +47,7 @@ def monitor(
     missing_increase
         rise of a column's share of missing values that alarms
     error_share
-        share of refused requests that alarms
+        share of refused requests, or of rows left out, that alarms
     """
     return monitor_deployment(
         find_deployment(deployment), since=since, psi_threshold=psi_threshold, alpha=alpha, min_rows=min_rows,
