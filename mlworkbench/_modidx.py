@@ -57,6 +57,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'mlworkbench.app.headless._folded': ('app.headless.html#_folded', 'mlworkbench/app/headless.py'),
                                           'mlworkbench.app.headless._for_reading': ( 'app.headless.html#_for_reading',
                                                                                      'mlworkbench/app/headless.py'),
+                                          'mlworkbench.app.headless._insisting': ( 'app.headless.html#_insisting',
+                                                                                   'mlworkbench/app/headless.py'),
                                           'mlworkbench.app.headless._is_told': ( 'app.headless.html#_is_told',
                                                                                  'mlworkbench/app/headless.py'),
                                           'mlworkbench.app.headless._page_piece': ( 'app.headless.html#_page_piece',

@@ -9,7 +9,9 @@ __all__ = ['stage_notebook', 'following', 'write_page', 'HeadlessRun', 'run_note
 import contextlib
 import html
 import json
+import os
 import re
+import signal
 import threading
 import time
 import traceback
@@ -159,14 +161,41 @@ def run_notebook(definition: Stage, values: Mapping[str, Any], *, out: str | Pat
         write_page(notebook, run.record)
     return run
 
-# %% ../../nbs/92_app.headless.ipynb #c013
+# %% ../../nbs/92_app.headless.ipynb #c014
+@contextlib.contextmanager
+def _insisting(every_s: float = 5.0) -> Iterator[None]:
+    """Within the block, a Ctrl-C is raised again every `every_s` seconds until the block has ended."""
+    if threading.current_thread() is not threading.main_thread():  # only there can signals be heard
+        yield
+        return
+    asked, done = threading.Event(), threading.Event()
+
+    def hear(number: int, frame: Any) -> None:
+        asked.set()
+        raise KeyboardInterrupt
+
+    def insist() -> None:
+        while not done.wait(0.2):
+            if asked.is_set() and not done.wait(every_s):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    former = signal.signal(signal.SIGINT, hear)
+    threading.Thread(target=insist, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+        signal.signal(signal.SIGINT, former)
+
+# %% ../../nbs/92_app.headless.ipynb #c015
 def _execute(definition: Stage, values: Mapping[str, Any], folder: RunFolder) -> None:
     from papermill.exceptions import PapermillExecutionError
 
     notebook = folder.path / f"{definition.name}.ipynb"
     started = time.monotonic()
     try:
-        _papermill(stage_notebook(definition.name), notebook, values)
+        with _insisting():
+            _papermill(stage_notebook(definition.name), notebook, values)
     except PapermillExecutionError as error:
         if not _is_told(folder):
             _tell_fault(definition, folder, started, error.ename, f"{error.ename}: {error.evalue}", str(error))

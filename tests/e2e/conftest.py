@@ -264,9 +264,9 @@ def lab(tmp_path_factory):
     server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(need):
-    """Headless Chromium."""
+    """Headless Chromium, for one file: Playwright keeps an event loop running that other files' tests would meet."""
     from playwright.sync_api import sync_playwright
 
     path = need("chromium", "Type: apt-get install chromium.")
