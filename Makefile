@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
+# pip's choice is the build for the CPU where the index offers one
+TORCH ?= torch==2.13.0
 # uv reads no pip.conf: an index of this machine's own, and its certificates, are handed on
 INDEX := $(shell $(PYTHON) -m pip config get global.index-url 2>/dev/null)
 export UV_DEFAULT_INDEX ?= $(INDEX)
@@ -31,6 +33,7 @@ help: ## this list
 
 .venv/.dev: pyproject.toml .venv/bin/uv
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e '.[dev]'
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	@touch $@ .venv/.base
 
 demo: .venv/.base ## the whole way on built-in data; ends with the URL of a running service
