@@ -107,6 +107,7 @@ def _record(folder: RunFolder, definition: Stage, values: Mapping[str, Any], sta
         "origins": {name: origin for name, (_, origin) in origins.items()},
         "name": result.name if result else "",
         "reasons": list(result.reasons) if result else [str(error)] if status == "failed" else [],
+        "concerns": list(result.concerns) if result else [],
         "summary": result.summary() if result else {}, "artifacts": result.artifacts() if result else {},
         "error": failure,
     })
@@ -124,6 +125,8 @@ def _keep(folder: RunFolder, definition: Stage, result: Result, values: Mapping[
     if result.status == "skipped":
         return
     kept = result.save(folder.path / f"{definition.makes}.json")
+    for file_name, text in result.files().items():
+        (folder.path / file_name).write_text(mask(text), encoding="utf-8")
     ledger = workspace().ledger
     if definition.makes == "deployment":
         ledger.record(replace(ledger.get("deployment", result.name), run=folder.id))

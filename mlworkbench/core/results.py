@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from .errors import GateFailed, WorkbenchError
-from .evidence import STYLE, Evidence, format_value
+from .evidence import STYLE, Evidence, format_value, pieces_html
 from .secrets import mask
 
 # %% ../../nbs/02_core.results.ipynb #c006
@@ -42,6 +42,7 @@ class Result:
     name: str = ""
     status: str = "passed"  # passed, failed or skipped; error: it did not come to a verdict
     reasons: tuple[str, ...] = ()  # why it failed or was skipped, a sentence each
+    concerns: tuple[str, ...] = ()  # what a person should look at although nothing forbids to go on, a sentence each
     sources: dict[str, Any] = field(default_factory=dict)  # the inputs, resolved: paths, tags, hashes
 
     def summary(self) -> dict[str, Any]:
@@ -60,6 +61,10 @@ class Result:
         """What was made: a word to a tag, a path or a URL."""
         return {}
 
+    def files(self) -> dict[str, str]:
+        """Reports for other programs, kept beside the record: file name to text."""
+        return {}
+
     def headline(self) -> str:
         """The verdict in one sentence."""
         return {"passed": "Passed", "failed": "Failed", "skipped": "Skipped", "error": "Not completed"}[self.status]
@@ -68,6 +73,7 @@ class Result:
         """All of it as plain JSON values."""
         return plain({
             "stage": self.stage, "name": self.name, "status": self.status, "reasons": list(self.reasons),
+            "concerns": list(self.concerns),
             "summary": self.summary(), "artifacts": self.artifacts(), "sources": self.sources,
         })
 
@@ -95,12 +101,12 @@ class Result:
             for k, v in self.tiles().items()
         )
         reasons = "".join(f"<li>{html.escape(r)}</li>" for r in self.reasons)
-        shown = "".join(piece.html() for piece in self.evidence()) if evidence else ""
+        shown = pieces_html(self.evidence()) if evidence else ""
         colour = "failed" if self.status == "error" else self.status
         return (
             f"<div class='mlw-result'><div><span class='mlw-verdict mlw-{colour}'>{self.status}</span> "
             f"{html.escape(self.headline())}</div>"
-            + (f"<ul class='mlw-reasons'>{reasons}</ul>" if reasons else "")
+            + (f"<ul class='mlw-reasons'>{reasons}</ul>" if reasons else "") + _concerns_html(self.concerns)
             + (f"<div class='mlw-tiles'>{tiles}</div>" if tiles else "") + shown + "</div>"
         )
 
@@ -111,7 +117,12 @@ class Result:
         figures = ", ".join(f"{k}={format_value(v)}" for k, v in self.tiles().items())
         return f"{type(self).__name__}({self.name!r}, {self.status}" + (f", {figures})" if figures else ")")
 
-# %% ../../nbs/02_core.results.ipynb #c013
+# %% ../../nbs/02_core.results.ipynb #c010
+def _concerns_html(concerns: tuple[str, ...]) -> str:
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in concerns)
+    return f"<div class='mlw-concerns'><b>Worth a look</b><ul>{items}</ul></div>" if items else ""
+
+# %% ../../nbs/02_core.results.ipynb #c014
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Unfinished(Result):
     """A run that ended with an error of the house; `check` raises it."""

@@ -125,7 +125,7 @@ BUTTONS = """
   } .mlw .mlw-more.mlw-open::before { content: "▾"; content: "▾" / ""; }
 .mlw .widget-button.mlw-busy { opacity: .6; cursor: progress; }
 .mlw .mlw-actions { display: grid; grid-template-columns: minmax(0, 1fr) auto; gap: 8px; width: auto; }
-.mlw :is(input, textarea, select, button, [tabindex]):focus-visible { outline: 2px solid var(--mlw-brand);
+.mlw :is(input, textarea, select, button, summary, [tabindex]):focus-visible { outline: 2px solid var(--mlw-brand);
   outline-offset: 2px; }
 .mlw .widget-button:focus:not(:focus-visible) { outline: none; }
 """
@@ -187,6 +187,9 @@ RESULT = """
 .mlw .mlw-chip.mlw-running { color: var(--mlw-brand);
   background: color-mix(in srgb, var(--mlw-brand) 12%, var(--mlw-card)); }
 .mlw .mlw-reasons { padding-left: 18px; font-size: 13px; }
+.mlw .mlw-concerns { padding: 10px 14px; border-radius: 6px; border-left: 3px solid var(--mlw-warn); font-size: 13px;
+  background: color-mix(in srgb, var(--mlw-warn) 9%, var(--mlw-card)); }
+.mlw .mlw-concerns ul { margin: 4px 0 0; padding-left: 18px; }
 .mlw .mlw-tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(124px, 1fr)); gap: 8px; }
 .mlw .mlw-tile { min-width: 0; padding: 10px 12px; border-radius: 6px; background: var(--mlw-soft); }
 .mlw .mlw-tile span { display: block; font-size: 12px; line-height: 16px; opacity: 1; color: var(--mlw-dim); }
@@ -199,6 +202,14 @@ RESULT = """
 EVIDENCE = """
 .mlw .mlw-evidence { overflow-x: auto; }
 .mlw .mlw-result > .mlw-evidence:has(> svg) { grid-column: auto; }
+.mlw details.mlw-chapter { margin: 0; border-top: 1px solid var(--mlw-line); }
+.mlw details.mlw-chapter + details.mlw-chapter { margin-top: -12px; }
+.mlw details.mlw-chapter > summary { padding: 10px 0; cursor: pointer; font-size: 14px; line-height: 20px;
+  font-weight: 600; }
+.mlw details.mlw-chapter > div { display: grid; gap: 16px 24px; padding: 4px 0 12px;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); }
+.mlw details.mlw-chapter > div > * { grid-column: 1 / -1; min-width: 0; }
+.mlw details.mlw-chapter > div > .mlw-evidence:has(> svg) { grid-column: auto; }
 .mlw .mlw-evidence h4 { margin: 4px 0 8px; font-size: 13px; line-height: 20px; font-weight: 600; }
 .mlw .mlw-evidence svg { display: block; width: 100%; height: auto; }
 .mlw .mlw-evidence svg text { font-family: var(--jp-ui-font-family, system-ui, sans-serif) !important; }

@@ -15,7 +15,7 @@ from annotated_types import Ge, Le
 from ..bundling.build import Bundle, build_bundle
 from ..core.errors import InputError, NotFound, problem
 from ..core.references import find
-from ..core.stages import Setting, Source, stage
+from ..core.stages import Advanced, Setting, Source, stage
 from ..evaluation.evaluate import Evaluation, read_evaluation
 from ..model.data import load_data
 from ..model.loading import load_model
@@ -48,14 +48,14 @@ def bundle(
     model: Annotated[str, Source("model")] = "latest",
     data: Annotated[str, Source("data")] = "latest",
     target: str | None = None,
-    ignore: list[str] | None = None,
-    trust: bool = False,
+    ignore: Annotated[list[str] | None, Advanced()] = None,
+    trust: Annotated[bool, Advanced()] = False,
     *,
     name: str | None = None,
     environment: Annotated[Literal["isolated", "current"] | None, Setting("bundling.environment")] = None,
     golden_rows: Annotated[int | None, Ge(8), Le(10_000), Setting("bundling.golden_rows")] = None,
     tolerance: Annotated[float | None, Ge(0), Setting("bundling.tolerance")] = None,
-    seed: Annotated[int, Ge(0)] = 0,
+    seed: Annotated[int, Ge(0), Advanced()] = 0,
 ) -> Bundle:
     """Build a bundle from an evaluated model, and prove that it predicts the same.
 

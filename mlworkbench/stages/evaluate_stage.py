@@ -11,7 +11,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Le
 
-from ..core.stages import Setting, Source, stage
+from ..core.stages import Advanced, Setting, Source, stage
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.evaluate import evaluate as evaluate_model
 from ..model.data import load_data
@@ -24,15 +24,15 @@ def evaluate(
     model: Annotated[str, Source("model")] = "latest",
     data: Annotated[str, Source("data")] = "latest",
     target: str | None = None,
-    ignore: list[str] | None = None,
-    trust: bool = False,
+    ignore: Annotated[list[str] | None, Advanced()] = None,
+    trust: Annotated[bool, Advanced()] = False,
     *,
     name: str | None = None,
     gate: list[str] | None = None,
     positive: str | None = None,
     confidence: Annotated[float | None, Ge(0.5), Le(0.999), Setting("evaluation.confidence")] = None,
     resamples: Annotated[int | None, Ge(0), Le(100_000), Setting("evaluation.resamples")] = None,
-    seed: Annotated[int, Ge(0)] = 0,
+    seed: Annotated[int, Ge(0), Advanced()] = 0,
 ) -> Evaluation:
     """Evaluate a fitted model on rows that it has not seen.
 

@@ -13,7 +13,7 @@ from mlworkbench.core.errors import InputError, problem
 from mlworkbench.core.evidence import Evidence, figure_style, figure_svg
 from mlworkbench.core.jobs import report
 from mlworkbench.core.results import Result
-from mlworkbench.core.stages import Setting, stage
+from mlworkbench.core.stages import Advanced, Setting, stage
 
 
 def curve(ylabel):
@@ -64,7 +64,7 @@ def evaluate(
     side: Literal["held out", "all"] = "held out",
     confidence: Annotated[float | None, Field(ge=0.5, le=0.999), Setting("evaluation.confidence")] = None,
     resamples: Annotated[int | None, Field(ge=0, le=100_000), Setting("evaluation.resamples")] = None,
-    seed: Annotated[int, Field(ge=0)] = 0,
+    seed: Annotated[int, Field(ge=0), Advanced()] = 0,
 ):
     """Evaluate.
 

@@ -6,7 +6,7 @@ import pytest
 from pydantic import Field
 
 from mlworkbench.core.errors import InputError
-from mlworkbench.core.stages import Setting, stage
+from mlworkbench.core.stages import Advanced, Setting, stage
 from mlworkbench.panels.form import Form, from_text, hint_html, is_advanced, to_text
 
 
@@ -24,7 +24,7 @@ def weigh(
     share: float = 0.5,
     confidence: Annotated[float | None, Field(ge=0.5, le=0.999), Setting("evaluation.confidence")] = None,
     environment: Annotated[Literal["isolated", "current"] | None, Setting("bundling.environment")] = None,
-    seed: int = 0,
+    seed: Annotated[int, Advanced()] = 0,
 ):
     """Weigh.
 
