@@ -228,11 +228,18 @@ def _gather(outcome_of: Any) -> tuple[Outcome, tuple[str, ...]]:
 # %% ../../nbs/39_evaluation.evaluate.ipynb #c016
 def _judge(outcome: Outcome, rules: list[Rule], **options: Any) -> "tuple[pd.DataFrame, pd.DataFrame]":
     for rule in rules:
-        check_metric(rule.metric, applicable(outcome), f"gate on a {outcome.task} model")
+        if rule.head in METRICS:
+            check_metric(rule.head, applicable(outcome), f"gate on a {outcome.task} model")
     metrics = metric_table(outcome, **options)
     baseline = metric_values(baseline_outcome(outcome))
     metrics = metrics.assign(baseline=[baseline.get(name, math.nan) for name in metrics["metric"]])
-    return metrics, check_gate(rules, metrics, intervals=options["resamples"] > 0)
+    return metrics, check_gate(rules, _findings(metrics), intervals=options["resamples"] > 0)
+
+
+def _findings(metrics: "pd.DataFrame") -> dict[str, float]:
+    """The table of metrics as paths to numbers: `roc_auc`, `roc_auc.low`, `roc_auc.high`, `roc_auc.baseline`."""
+    parts = {"": "value", ".low": "low", ".high": "high", ".baseline": "baseline"}
+    return {row["metric"] + end: float(row[part]) for row in metrics.to_dict("records") for end, part in parts.items()}
 
 
 def _profile(outcome: Outcome) -> Profile:
