@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..evaluation.metrics import MAIN, METRICS, metric_table
-from ..evaluation.outcomes import SCORED, Outcome, read_outcome
+from ..evaluation.outcomes import ONE_ANSWER, Outcome, read_outcome
 from ..serving.signature import Signature
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def read_labels(frame: "pd.DataFrame", signature: Signature, positive: Any = Non
     positive
         The positive class of a binary task; None: the second one.
     """
-    if signature.task not in SCORED or frame.empty:
+    if signature.task not in ONE_ANSWER or frame.empty:
         return None, len(frame)
     answers = frame[["label", "prediction"]]
     if signature.classes is not None:
