@@ -21,12 +21,16 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from ..core.errors import InputError, problem
+from ..serving.runtimes import LIBRARIES
 
 # %% ../../nbs/40_bundling.lock.ipynb #c006
 def imported_modules(folder: Path) -> set[str]:
-    """Top-level modules that the Python files under `folder` import, without Python's own and the folder's."""
+    """Top-level modules that the Python files under `folder` import, without Python's own and the folder's.
+
+    What stands in its `model` is the model's, and not looked at here.
+    """
     found: set[str] = set()
-    for path in sorted(folder.rglob("*.py")):
+    for path in sorted(p for p in folder.rglob("*.py") if p.relative_to(folder).parts[0] != "model"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 found.update(alias.name.split(".")[0] for alias in node.names)
@@ -157,19 +161,20 @@ def check_installable(pins: Mapping[str, str], environment: str = "isolated") ->
         raise InputError(problem("lock", "packages must come from an index", f"{', '.join(found)} from a folder", do))
 
 
-def make_lock(code: Path, model: Any, *, also: Iterable[str] = ()) -> dict[str, str]:
+def make_lock(code: Path, modules: Iterable[str], *, also: Iterable[str] = ()) -> dict[str, str]:
     """The pins of a service: what its code imports, what its model is made of, and all that these require.
 
     Parameters
     ----------
     code
-        The folder of the service's code.
-    model
-        The fitted estimator.
+        The folder of the service's code. It can open models of every family; what only openers import is left to `modules`.
+    modules
+        Top-level modules that the model needs: its format's, and those of the objects inside (`object_modules`).
     also
         More distributions, such as pyarrow for a column of an Arrow type.
     """
-    roots = distributions_of(imported_modules(code) | object_modules(model))
+    openers = {module for found in LIBRARIES.values() for module in found}
+    roots = distributions_of((imported_modules(code) - openers) | set(modules))
     server = {name for name in SERVER if _installed(name)}
     return closure(roots | server | set(also))
 

@@ -26,7 +26,9 @@ from sklearn import (
 from sklearn.datasets import load_iris
 
 from mlworkbench.core.errors import InputError, NotFound
-from mlworkbench.model.loading import TRUSTED_TYPES, load_model, save_model, skops_types
+from mlworkbench.model.loading import load_model, save_model
+from mlworkbench.model.scikit_learn import skops_types
+from mlworkbench.model.trusted import trusted_types
 
 X, Y = load_iris(return_X_y=True)
 MODELS = [
@@ -56,7 +58,7 @@ def test_a_model_predicts_the_same_after_saving_and_loading(estimator, tmp_path)
 
 
 def test_every_type_that_is_opened_without_asking_is_a_class_of_the_three_libraries():
-    for name in sorted(TRUSTED_TYPES):
+    for name in sorted(trusted_types()):
         module, _, attribute = name.rpartition(".")
         assert name.split(".")[0] in ("numpy", "scipy", "sklearn")
         try:

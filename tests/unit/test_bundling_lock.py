@@ -17,7 +17,7 @@ from mlworkbench.core.errors import InputError
 @pytest.fixture(scope="module")
 def pins(tmp_path_factory):
     model = LogisticRegression().fit([[0.0], [1.0]], [0, 1])
-    return lock.make_lock(write_code(tmp_path_factory.mktemp("code") / "src"), model)
+    return lock.make_lock(write_code(tmp_path_factory.mktemp("code") / "src"), {"skops", *lock.object_modules(model)})
 
 
 def test_a_lock_holds_the_versions_that_are_installed(pins):
@@ -43,8 +43,8 @@ def test_a_package_of_the_model_is_locked_though_the_service_does_not_import_it(
 
     (tmp_path / "service.py").write_text("import json\n")
     model = make_pipeline(FunctionTransformer(matplotlib.cbook.normalize_kwargs), LogisticRegression())
-    assert "matplotlib" in lock.make_lock(tmp_path, model)
-    assert "matplotlib" not in lock.make_lock(tmp_path, LogisticRegression())
+    assert "matplotlib" in lock.make_lock(tmp_path, lock.object_modules(model))
+    assert "matplotlib" not in lock.make_lock(tmp_path, lock.object_modules(LogisticRegression()))
 
 
 def test_a_class_of_a_notebook_is_refused_with_what_to_do(monkeypatch):
