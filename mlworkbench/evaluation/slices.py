@@ -14,7 +14,7 @@ from ..core.evidence import INK, PALETTE, Evidence, format_value
 from ..core.jobs import report
 from .figures import draw
 from .metrics import METRICS, metric_values, resample_metrics
-from .outcomes import Outcome
+from .rows import Outcome
 from .sections import Case, Section, finding_path
 from mlworkbench.evaluation.segments import (
     LEAST,
@@ -24,10 +24,10 @@ from mlworkbench.evaluation.segments import (
     cut_column,
     judge_pairs,
     judge_singles,
-    row_losses_of,
+    losses_of,
     weak_segments,
 )
-from .tables import row_count, sample_case, sampled_note, take_outcome
+from .tables import row_count, sample_case, sampled_note
 from ..statistics.intervals import Interval, mean_interval, percentile_interval, wilson_interval
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def segment_metrics(
         return {name: (value, unknown) for name, value in values.items()}
     part, shrink = outcome, 1.0
     if outcome.rows > most:
-        part = take_outcome(outcome, np.random.default_rng(seed).choice(outcome.rows, most, replace=False))
+        part = outcome.take(np.random.default_rng(seed).choice(outcome.rows, most, replace=False))
         shrink = math.sqrt(most / outcome.rows)
     drawn = resample_metrics(part, min(resamples, _RESAMPLES), seed)
     centre = metric_values(part) if shrink < 1 else values
@@ -94,8 +94,6 @@ def _around(drawn: "np.ndarray | None", value: float, centre: float, shrink: flo
 # %% ../../nbs/34_evaluation.slices.ipynb #c010
 def _column_findings(case: Case, cut: Cut, **options: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Findings of a column's segments, and a plain record of each."""
-    import numpy as np
-
     findings: dict[str, float] = {}
     records, every = [], {}
     for code, (label, rows) in enumerate(zip(cut.labels, cut.sizes().tolist(), strict=True)):
@@ -103,7 +101,7 @@ def _column_findings(case: Case, cut: Cut, **options: Any) -> tuple[dict[str, fl
         if not enough:
             findings |= {finding_path("slice", cut.column, label, then=[n]): math.nan for n in metric_values(case.outcome)}
             continue
-        found = segment_metrics(take_outcome(case.outcome, np.flatnonzero(cut.codes == code)), **options)
+        found = segment_metrics(case.outcome.take(cut.codes == code), **options)
         for name, (value, interval) in found.items():
             every.setdefault(name, []).append(value)
             path = finding_path("slice", cut.column, label, then=[name])
@@ -128,7 +126,8 @@ def _measure(losses: Losses, outcome: Outcome) -> tuple[str, float]:
     """The name of what is shown a segment, and its sign: accuracy is one minus the losses."""
     if losses.wrong:
         return "accuracy", -1.0
-    names = {"multitarget": "mean error (sd)", "multilabel": "share of wrong labels", "multioutput": "share of wrong labels"}
+    names = {"multitarget": "mean error (sd)", "multilabel": "share of wrong labels", "multioutput": "share of wrong labels",
+             "transform": "squared error of what is restored"}
     return names.get(outcome.task, "mean absolute error"), 1.0
 
 
@@ -216,7 +215,7 @@ def slices_section(case: Case, columns: Sequence[str] | None = None) -> Section:
     for name in asked:
         case.column(name, "slices")
     used = sample_case(case, _ROWS)
-    losses = row_losses_of(used.outcome)
+    losses = losses_of(used.outcome)
     if losses is None:
         told = f"Segments are compared by how wrong the model is; for a {case.outcome.task} model without true answers nobody can say."
         return Section("slices", evidence=(Evidence("Segments", text=told),))
