@@ -128,7 +128,7 @@ class Told:
     def known(self, **facts: Any) -> dict[str, Any]:
         """`facts` read off the model; over them what was written into its file, and over all what the person said."""
         said = {"task": self.task, "classes": None if self.classes is None else list(self.classes)}
-        written = {k: v for k, v in self.about.items() if k in (*said, "gives", "columns", "features", "outputs")}
+        written = {k: v for k, v in self.about.items() if k in (*said, *facts)}
         layers = {**facts, **written, **said}
         merged = {key: value for key in layers if (value := _first(said.get(key), written.get(key), facts.get(key))) is not None}
         return check_facts(merged, self.name or "model")
@@ -201,6 +201,8 @@ class Family:
 # %% ../../nbs/21_model.families.ipynb #c015
 GROUP = "mlworkbench.model_families"
 BUILT_IN = (
+    "mlworkbench.model.boosters:XGBOOST",
+    "mlworkbench.model.boosters:LIGHTGBM",
     "mlworkbench.model.scikit_learn:SCIKIT_LEARN",
 )
 

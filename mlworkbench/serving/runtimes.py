@@ -179,6 +179,7 @@ def open_joblib(path: Path, about: Mapping[str, Any]) -> Any:
 # %% ../../nbs/11_serving.runtimes.ipynb #c018
 RUNTIMES: dict[str, str] = {
     "skops": "runtimes:open_skops", "joblib": "runtimes:open_joblib",
+    "xgboost": "boosters:open_xgboost", "lightgbm": "boosters:open_lightgbm",
 }
 
 
