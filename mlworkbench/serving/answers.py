@@ -54,6 +54,8 @@ def _records(scored: Scored) -> list[dict[str, Any]]:
         outputs = {"prediction": scored.predictions[row]}
         if scored.probabilities is not None:
             outputs["probabilities"] = scored.probabilities[row]
+        if scored.decision is not None:
+            outputs["decision"] = scored.decision[row]
         records.append({
             "row": row, "inputs": scored.checked.record(inside), "outputs": outputs,
             "flags": scored.checked.flags.get(inside, []),
