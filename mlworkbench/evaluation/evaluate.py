@@ -30,7 +30,7 @@ from mlworkbench.evaluation.metrics import (
     metric_table,
     metric_values,
 )
-from .outcomes import Outcome, predict_outcome, prediction_frame
+from .outcomes import Outcome, outcome_frame, predict_outcome
 from ..model.data import data_sha256
 from ..model.loading import Model, load_model
 from ..statistics.intervals import check_confidence
@@ -140,10 +140,13 @@ def _summary(found: Evaluation) -> dict[str, Any]:
     })
 
 # %% ../../nbs/39_evaluation.evaluate.ipynb #c009
+_BETTER = {True: "higher", False: "lower", None: "–"}
+
+
 def _metrics_evidence(found: Evaluation) -> Evidence:
     share = f"{100 * found.confidence:g} %"
     table = found.metrics.rename(columns={"low": f"low ({share})", "high": f"high ({share})"})
-    table = table.assign(better=["higher" if METRICS[m].higher else "lower" for m in table["metric"]])
+    table = table.assign(better=[_BETTER[METRICS[m].higher] for m in table["metric"]])
     table = table.assign(meaning=[METRICS[m].help for m in table["metric"]])
     table["metric"] = table["metric"].str.replace("_", " ")
     if found.resamples == 0:
@@ -231,7 +234,8 @@ def _judge(outcome: Outcome, rules: list[Rule], **options: Any) -> "tuple[pd.Dat
         if rule.head in METRICS:
             check_metric(rule.head, applicable(outcome), f"gate on a {outcome.task} model")
     metrics = metric_table(outcome, **options)
-    baseline = metric_values(baseline_outcome(outcome))
+    guess = baseline_outcome(outcome)
+    baseline = metric_values(guess) if guess is not None else {}
     metrics = metrics.assign(baseline=[baseline.get(name, math.nan) for name in metrics["metric"]])
     return metrics, check_gate(rules, _findings(metrics), intervals=options["resamples"] > 0)
 
@@ -243,15 +247,7 @@ def _findings(metrics: "pd.DataFrame") -> dict[str, float]:
 
 
 def _profile(outcome: Outcome) -> Profile:
-    import numpy as np
-
-    if outcome.task == "regression":
-        return profile_frame(prediction_frame("regression", outcome.predicted))
-    labels = np.array(outcome.classes, dtype=object)
-    positive = None if outcome.positive is None else outcome.classes[outcome.positive]
-    scores = outcome.scores if outcome.probable else None
-    frame = prediction_frame(outcome.task, labels[outcome.predicted], scores, outcome.classes, positive)
-    return profile_frame(frame)
+    return profile_frame(outcome_frame(outcome))
 
 # %% ../../nbs/39_evaluation.evaluate.ipynb #c017
 def evaluate(
