@@ -203,6 +203,8 @@ GROUP = "mlworkbench.model_families"
 BUILT_IN = (
     "mlworkbench.model.boosters:XGBOOST",
     "mlworkbench.model.boosters:LIGHTGBM",
+    "mlworkbench.model.torch:TORCH",
+    "mlworkbench.model.onnx:ONNX",
     "mlworkbench.model.scikit_learn:SCIKIT_LEARN",
 )
 

@@ -180,6 +180,7 @@ def open_joblib(path: Path, about: Mapping[str, Any]) -> Any:
 RUNTIMES: dict[str, str] = {
     "skops": "runtimes:open_skops", "joblib": "runtimes:open_joblib",
     "xgboost": "boosters:open_xgboost", "lightgbm": "boosters:open_lightgbm",
+    "torchscript": "networks:open_torchscript", "onnx": "networks:open_onnx",
 }
 
 
