@@ -19,7 +19,7 @@ from ..core.evidence import Evidence, format_value
 from ..core.jobs import report
 from ..core.results import Result, plain
 from ..core.settings import setting
-from .figures import figures_of
+from .more_figures import figures_of
 from .gates import Gate, Rule, check_gate, gate_reasons, gate_rules
 from mlworkbench.evaluation.metrics import (
     MAIN,

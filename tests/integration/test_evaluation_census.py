@@ -148,7 +148,7 @@ def test_other_kinds_of_models_are_evaluated_too(people, held_out):
         X.drop(columns="race"), X["race"], resamples=20,
     )
     assert several.task == "multiclass" and several.positive is None and several.main_metric == "roc_auc"
-    assert {"ROC curve", "Confusion"} == {e.title for e in several.figures}
+    assert {"ROC curve", "Confusion", "Calibration"} == {e.title for e in several.figures}
     numbers = evaluate(Ridge().fit(train[["age"]], train["age"] * 2 + 1), X[["age"]], X["age"] * 2 + 1, resamples=20)
     assert numbers.task == "regression" and numbers.metric("r2") > 0.999 and len(numbers.figures) == 2
 
