@@ -74,8 +74,8 @@ def gaps() -> pd.DataFrame:
 
 
 def images() -> np.ndarray:
-    """Small pictures, shape (6, 8, 8)."""
-    return np.random.default_rng(0).normal(size=(6, 8, 8))
+    """Small pictures, shape (6, 12, 12)."""
+    return np.random.default_rng(0).normal(size=(6, 12, 12))
 
 
 def kernel() -> np.ndarray:
@@ -168,6 +168,7 @@ SPECIAL: dict[str, Callable[[], tuple[Any, Any]]] = {
     "SelfTrainingClassifier": lambda: (numbers(), np.unique(classes(3), return_inverse=True)[1]),
     "SequentialFeatureSelector": lambda: (numbers(), classes(3)),
     "SimpleImputer": lambda: (gaps(), None),
+    "SkewedChi2Sampler": lambda: (positive(), None),
     "TargetEncoder": lambda: (kinds(), target()),
     "TfidfVectorizer": lambda: (texts(), None),
     "TunedThresholdClassifierCV": lambda: (numbers(), classes(2)),

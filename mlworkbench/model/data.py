@@ -125,7 +125,7 @@ def check_columns(expected: "Model | Sequence[str]", frame: Any, where: str = "d
     names = expected.columns if isinstance(expected, Model) else tuple(expected)
     width = expected.features if isinstance(expected, Model) else len(names)
     if not isinstance(frame, pd.DataFrame) or not names:
-        got = frame.shape[1] if len(getattr(frame, "shape", ())) > 1 else None
+        got = frame.shape[1] if len(getattr(frame, "shape", ())) == 2 else None
         if None not in (width, got) and got != width:
             raise InputError(problem(where, f"it must have the {width} columns that the model was fitted on", got))
         return frame
@@ -258,12 +258,25 @@ def data_sha256(*tables: Any) -> str:
 
     total = hashlib.sha256()
     for table in tables:
-        table = table.toarray() if hasattr(table, "toarray") else table
-        frame = pd.DataFrame(table)
+        frame = _hashed_table(table)
         total.update(repr([str(c) for c in frame.columns]).encode())
         for column in frame.columns:
             total.update(np.ascontiguousarray(_row_hashes(frame[column])).tobytes())
     return total.hexdigest()
+
+
+def _hashed_table(table: Any) -> "pd.DataFrame":
+    import numpy as np
+    import pandas as pd
+
+    if hasattr(table, "toarray"):
+        return pd.DataFrame(table.toarray())
+    if getattr(table, "ndim", 0) > 2:
+        return pd.DataFrame(np.reshape(table, (len(table), -1)))
+    sizes = {len(row) for row in table if isinstance(row, (list, tuple))} if isinstance(table, (list, tuple)) else set()
+    if len(sizes) > 1 or isinstance(table, list) and table and hasattr(table[0], "union"):  # lists of labels, or sets
+        table = {0: [str(sorted(row, key=str) if hasattr(row, "union") else row) for row in table]}
+    return pd.DataFrame(table)
 
 
 def _row_hashes(column: "pd.Series") -> "np.ndarray":

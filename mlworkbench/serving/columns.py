@@ -45,7 +45,7 @@ class Column:
     null
         How an ``object`` column of the training frame held a missing value: ``nan`` or ``none``.
     items
-        Of a ``list``: the type of what it holds, one of the other `TYPES`.
+        Of a ``list``: the type of what it holds, one of the other `TYPES`; its range and categories are the items'.
     shape
         Of a ``list``: how many items it has in each dimension, None where that varies.
     """
@@ -158,6 +158,11 @@ def _read_list(value: Any, read: Callable[[Any, str], Any], dtype: str, shape: t
     return [read(item, dtype) for item in value]
 
 
+def _leaves(value: Any) -> list[Any]:
+    """What lists in lists hold."""
+    return [leaf for item in value for leaf in _leaves(item)] if type(value) is list else [value]
+
+
 def _reader(column: Column) -> Callable[[Any, str], Any]:
     if column.type != "list":
         return _READERS[column.type]
@@ -220,7 +225,7 @@ class ColumnCheck:
         if column.type == "datetime":
             edges = [None if e is None else datetime.fromisoformat(str(e)) for e in edges]
         self.low, self.high = edges
-        self.bounded = self.low is not None or self.high is not None
+        self.bounded, self.listed = self.low is not None or self.high is not None, column.type == "list"
 
     def run(self, rows: list[dict[str, Any]], errors: list, flags: dict[int, list[str]]) -> list[Any]:
         """The column's cleaned values; adds to `errors` and `flags`."""
@@ -274,6 +279,8 @@ class ColumnCheck:
 
     def _inside(self, values: list[Any]) -> bool:
         """Whether all values together are seen to be within the reference data's: the usual case, at a glance."""
+        if self.listed:
+            values = _leaves(values)
         if self.known is not None:
             return self.known.issuperset(values) or self.known.issuperset(set(values) - {None})
         there = [v for v in values if v is not None]
@@ -285,13 +292,13 @@ class ColumnCheck:
             return
         known, low, high = self.known, self.low, self.high
         for i, value in enumerate(values):
-            if value is None:
+            if value is None or self.listed and self._inside([value]):
                 continue
             if known is not None:
-                if value in known:
+                if not self.listed and value in known:
                     continue
                 flag, text = "unseen_category", "must be a category that the reference data had"
-            elif (low is None or value >= low) and (high is None or value <= high):
+            elif not self.listed and (low is None or value >= low) and (high is None or value <= high):
                 continue
             else:
                 flag, text = "out_of_range", f"must be between {self.column.minimum} and {self.column.maximum}"

@@ -65,11 +65,11 @@ def test_free_text_has_no_categories_and_few_values_have():
 
 
 @pytest.mark.parametrize("values", [
-    pd.Series([1, "two"], dtype=object), pd.Series([[1], [2]]), pd.Series(pd.to_timedelta([1, 2], unit="s")),
-    pd.Series([1j, 2j]), pd.Series(pd.arrays.SparseArray([0, 1])), pd.Series(pd.period_range("2024", periods=2)),
+    pd.Series([1, "two"], dtype=object), pd.Series([[1], ["x"]]), pd.Series(pd.to_timedelta([1, 2], unit="s")),
+    pd.Series([1j, 2j]), pd.Series([[1], [[2]]]), pd.Series([[1], 2]), pd.Series(pd.period_range("2024", periods=2)),
 ])
 def test_a_column_that_json_cannot_carry_is_refused_by_name(values):
-    with pytest.raises(InputError, match="column 'odd': it must hold"):
+    with pytest.raises(InputError, match="column 'odd': "):
         infer_column(values.rename("odd"), "odd")
 
 
