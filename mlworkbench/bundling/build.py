@@ -148,7 +148,18 @@ def load_bundle(reference: str | Path | Bundle) -> Bundle:
     return Bundle(
         name=manifest["name"], tag=f"{manifest['name']}:{manifest['version']}", path=str(path), manifest=manifest,
         sha256=bundle_sha256(path), signature=Signature.from_dict(signature), certificate=read_part(path, CERTIFICATE),
+        concerns=_concerns(path, manifest),
     )
+
+
+def _concerns(path: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """What whoever ships it should know of its evaluation."""
+    if "evaluation.json" not in manifest["files"]:
+        return ()
+    told = read_part(path, "evaluation.json")
+    if told.get("status") != "failed":
+        return ()
+    return (f"The evaluation that it ships failed its gate: {' '.join(told['reasons'])}",)
 
 
 def bundle_path(reference: str | Path | Bundle = "latest", *, where: str = "bundle") -> Path:

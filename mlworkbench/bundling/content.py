@@ -178,6 +178,8 @@ def write_content(folder: Path, parts: Parts, environment: str = "isolated") -> 
     for name, piece in pieces.items():
         if piece is not None:
             write_json(folder / f"{name}.json", piece)
+    if parts.card:
+        (folder / "model_card.md").write_text(parts.card, encoding="utf-8")
     return _write_manifest(folder, parts, about, computing_libraries(pins, modules))
 
 # %% ../../nbs/45_bundling.content.ipynb #c018
@@ -209,5 +211,5 @@ def render_readme(folder: Path, manifest: Mapping[str, Any], parts: Parts) -> st
     return template.render(
         name=manifest["name"], version=manifest["version"], builder=manifest["builder"], task=manifest["model"]["task"],
         model_type=manifest["model"]["type"], columns=len(parts.signature.columns), golden_rows=len(parts.golden["rows"]),
-        evaluated=parts.evaluation is not None, packages=len(read_lock(folder / "requirements.lock")),
+        evaluated=parts.evaluation is not None, card=bool(parts.card), packages=len(read_lock(folder / "requirements.lock")),
     )
