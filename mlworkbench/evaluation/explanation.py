@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _ROWS = 1000  # of more, a sample is shuffled
 _REPEATS = 5
 _COLUMNS = 100  # of more, each column has its own sentence: too many to shuffle one by one
-_SHAP_ROWS, _SHAP_BEHIND = 100, 30
+_SHAP_ROWS, _SHAP_BEHIND = 60, 20
 
 # %% ../../nbs/35_evaluation.explanation.ipynb #c006
 def explained_output(model: Model, outcome: Outcome) -> tuple[str, Callable[[Any], "np.ndarray"]]:
@@ -251,7 +251,7 @@ def shap_values(case: Case, rows: int = _SHAP_ROWS, behind: int = _SHAP_BEHIND) 
     explain = shap.explainers.ExactExplainer if few else shap.explainers.PermutationExplainer
     masker = shap.maskers.Independent(places[:behind], max_samples=behind)
     explainer = explain(decoded, masker) if few else explain(decoded, masker, seed=case.seed)
-    options = {} if few else {"max_evals": 4 * len(values) + 2}
+    options = {} if few else {"max_evals": 2 * len(values) + 1, "main_effects": False}
     found = explainer(places[behind:], silent=True, **options)
     return frame.iloc[behind:].reset_index(drop=True), np.asarray(found.values)
 
