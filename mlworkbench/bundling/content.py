@@ -48,6 +48,7 @@ class Parts:
     profile: "Profile"
     golden: Mapping[str, Any]
     evaluation: Mapping[str, Any] | None = None
+    card: str = ""
 
 
 def make_parts(
@@ -69,17 +70,20 @@ def make_parts(
     InputError
         There are no examples, or the model cannot predict what they allow.
     """
+    from mlworkbench.model.inputs import count_rows, profile_table
     from mlworkbench.model.signature import infer_signature
     from mlworkbench.statistics.profiles import profile_frame
 
     report("reading the signature off the examples")
-    if len(examples) == 0:
+    if count_rows(examples) == 0:
         raise InputError(problem("bundle", "examples must have rows", 0, "Give the rows that the model learned from"))
     signature = replace(infer_signature(model, examples), extra=setting(IN_THE_SIGNATURE))
-    profile = profile_frame(_named(examples, signature))
+    profile = profile_frame(profile_table(signature, examples))
     report("golden rows through the model in memory")
-    golden = make_golden(model.estimator, signature, profile, rows=rows, tolerance=tolerance, seed=seed)
-    return Parts(name, model, signature, profile, golden, None if evaluation is None else _told(evaluation))
+    golden = make_golden(model.estimator, signature, profile, rows=rows, tolerance=tolerance, seed=seed,
+                         threshold=_threshold(model))
+    card = getattr(evaluation, "card", "") or ""
+    return Parts(name, model, signature, profile, golden, None if evaluation is None else _told(evaluation), card)
 
 
 def _told(evaluation: Any) -> dict[str, Any]:
@@ -87,13 +91,9 @@ def _told(evaluation: Any) -> dict[str, Any]:
     return {key: value for key, value in evaluation.to_dict().items() if key not in ("sources", "artifacts")}
 
 
-def _named(examples: Any, signature: Signature) -> Any:
-    """The examples as a frame with the signature's columns in their order."""
-    import pandas as pd
-
-    if not isinstance(examples, pd.DataFrame):
-        return pd.DataFrame(examples, columns=signature.names)
-    return examples.set_axis([str(c) for c in examples.columns], axis=1)[signature.names]
+def _threshold(model: "Model") -> dict[str, Any] | None:
+    """The threshold that the service answers by, and the class it is about."""
+    return None if model.threshold is None else {"positive": model.positive_class, "value": model.threshold}
 
 # %% ../../nbs/45_bundling.content.ipynb #c008
 def write_code(folder: Path) -> Path:
@@ -161,7 +161,7 @@ def _write_model(folder: Path, model: "Model") -> dict[str, Any]:
         "type": f"{kind.__module__}.{kind.__qualname__}", "task": model.kind, "sha256": model.sha256,
     }
     if model.threshold is not None:
-        about["threshold"] = {"positive": model.positive_class, "value": model.threshold}
+        about["threshold"] = _threshold(model)
     return about
 
 

@@ -55,11 +55,14 @@ def quoted(name: str, mark: str = '"') -> str:
     return mark + name.replace(mark, mark * 2) + mark
 
 
-def column_sql(column: Column) -> str:
-    """The expression that reads one column of the signature out of a record's inputs."""
+def column_sql(column: Column, sparse: bool = False) -> str:
+    """The expression that reads one column of the signature out of a record's inputs; of sparse ones absent is 0."""
     pointer = "/" + column.name.replace("~", "~0").replace("/", "~1")
+    if column.type == "list":  # of lists the profile holds the lengths
+        return f"json_array_length(inputs, {quoted(pointer, chr(39))}) AS {quoted(column.name)}"
     text = f"json_extract_string(inputs, {quoted(pointer, chr(39))})"
-    return f"TRY_CAST({text} AS {SQL_TYPES[column.type]}) AS {quoted(column.name)}"
+    value = f"TRY_CAST({text} AS {SQL_TYPES[column.type]})"
+    return f"{f'coalesce({value}, 0)' if sparse else value} AS {quoted(column.name)}"
 
 # %% ../../nbs/70_monitoring.logs.ipynb #c012
 @dataclass(frozen=True)
@@ -148,14 +151,15 @@ def flags(log: LogView) -> list[tuple[str, str, int]]:
 # %% ../../nbs/70_monitoring.logs.ipynb #c016
 def input_frames(log: LogView, signature: Signature) -> "Iterator[pd.DataFrame]":
     """The inputs, a column for each of the signature's, in parts."""
-    return log.frames(f"SELECT {', '.join(map(column_sql, signature.columns))} FROM predictions")
+    columns = [column_sql(column, sparse=signature.input == "sparse") for column in signature.columns]
+    return log.frames(f"SELECT {', '.join(columns)} FROM predictions")
 
 
 def output_sql(signature: Signature) -> str:
     """The expressions for `prediction` and, with a classifier, `probability_<class>`."""
-    kind = "VARCHAR" if signature.classes is not None else "DOUBLE"
+    kind = "VARCHAR" if signature.labels is not None else "DOUBLE"
     found = [f"TRY_CAST(json_extract_string(outputs, '/prediction') AS {kind}) AS prediction"]
-    for number, name in enumerate(signature.classes or ()):
+    for number, name in enumerate(signature.labels or ()):
         at = f"TRY_CAST(json_extract_string(outputs, '/probabilities/{number}') AS DOUBLE)"
         found.append(f"{at} AS {quoted(f'probability_{name}')}")
     return ", ".join(found)
@@ -174,7 +178,7 @@ def labelled(log: LogView, signature: Signature) -> "pd.DataFrame":
     """Predictions whose truth is known: `label` beside the columns of the outputs, in the log's order."""
     import pandas as pd
 
-    kind = "VARCHAR" if signature.classes is not None else "DOUBLE"
+    kind = "VARCHAR" if signature.labels is not None else "DOUBLE"
     label = f"TRY_CAST(json_extract_string(label, '$') AS {kind}) AS label"
     query = f"""SELECT {label}, {output_sql(signature)}
                 FROM predictions JOIN ({LAST}) USING (prediction_id)

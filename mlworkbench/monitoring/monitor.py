@@ -86,12 +86,12 @@ def merged(frames: "Iterable[pd.DataFrame]", like: Profile) -> Profile:
 def output_tables(log: logs.LogView, known: Reference) -> "Iterable[pd.DataFrame]":
     """The log's predictions as the evaluation's profile has them."""
     signature = known.signature
-    texts = class_texts(signature.classes or ())
-    names = [f"probability_{c}" for c in signature.classes or ()]
+    texts = class_texts(signature.labels or ())
+    names = [f"probability_{c}" for c in signature.labels or ()]
     for frame in logs.output_frames(log, signature):
-        predicted = frame["prediction"] if signature.classes is None else frame["prediction"].map(texts)
+        predicted = frame["prediction"] if signature.labels is None else frame["prediction"].map(texts)
         shares = frame[names].to_numpy(dtype=float) if names and frame[names].notna().all(axis=None) else None
-        yield prediction_frame(signature.task, predicted, shares, signature.classes, known.positive)
+        yield prediction_frame(signature.task, predicted, shares, signature.labels, known.positive)
 
 # %% ../../nbs/74_monitoring.monitor.ipynb #c012
 COURSE_PARTS = 24
@@ -99,7 +99,7 @@ COURSE_PARTS = 24
 
 def watched_class(known: Reference) -> Any:
     """The class whose share is drawn: the positive one, or of several the first."""
-    classes = known.signature.classes
+    classes = known.signature.labels
     if classes is None:
         return None
     named = [c for c in classes if str(c) == str(known.positive)] if known.positive is not None else []
@@ -111,7 +111,7 @@ def course(log: logs.LogView, known: Reference, parts: int = COURSE_PARTS) -> "p
     import pandas as pd
 
     watched = watched_class(known)
-    texts = [text for text, c in class_texts(known.signature.classes or ()).items() if c == watched]
+    texts = [text for text, c in class_texts(known.signature.labels or ()).items() if c == watched]
     listed = ", ".join(logs.quoted(text, "'") for text in texts)
     value = f"(prediction IN ({listed}))::INTEGER" if texts else "prediction"
     query = f"""WITH said AS (SELECT {logs.output_sql(known.signature)}, time, prediction_id FROM predictions),

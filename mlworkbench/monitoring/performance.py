@@ -45,18 +45,18 @@ def read_labels(frame: "pd.DataFrame", signature: Signature, positive: Any = Non
     if signature.task not in ONE_ANSWER or frame.empty:
         return None, len(frame)
     answers = frame[["label", "prediction"]]
-    if signature.classes is not None:
-        texts = class_texts(signature.classes)
+    if signature.labels is not None:
+        texts = class_texts(signature.labels)
         answers = answers.apply(lambda column: column.map(texts))
     kept = answers.notna().all(axis=1)
     answers, left_out = answers[kept], int((~kept).sum())
     if answers.empty:
         return None, left_out
-    names = [f"probability_{c}" for c in signature.classes or ()]
+    names = [f"probability_{c}" for c in signature.labels or ()]
     shares = frame.loc[kept, names].to_numpy(dtype=float) if names else None
     known = shares is not None and not _any_missing(shares)
     outcome = read_outcome(
-        signature.task, answers["label"].tolist(), answers["prediction"].tolist(), classes=signature.classes,
+        signature.task, answers["label"].tolist(), answers["prediction"].tolist(), classes=signature.labels,
         positive=positive, probabilities=shares if known else None, where="monitor",
     )
     return outcome, left_out

@@ -148,6 +148,11 @@ class Signature:
         """The columns' names, in order."""
         return [c.name for c in self.columns]
 
+    @property
+    def labels(self) -> tuple[Any, ...] | None:
+        """The classes of a classifier with one output; None for all others."""
+        return self.classes if self.task in ("binary", "multiclass") else None
+
     def to_dict(self) -> dict[str, Any]:
         """The signature as JSON knows it."""
         columns = [{k: _listed(v) for k, v in asdict(c).items() if k not in _OF_LISTS or v is not None} for c in self.columns]
