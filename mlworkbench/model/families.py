@@ -205,6 +205,8 @@ BUILT_IN = (
     "mlworkbench.model.boosters:LIGHTGBM",
     "mlworkbench.model.torch:TORCH",
     "mlworkbench.model.onnx:ONNX",
+    "mlworkbench.model.mlflow:MLFLOW",
+    "mlworkbench.model.callables:CALLABLES",
     "mlworkbench.model.scikit_learn:SCIKIT_LEARN",
 )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError, NotFound, closest, problem
+from .callables import files_sha256, find_function, is_reference
 from .families import Model, Told, family_for, family_named, family_of, file_suffixes
 from .scikit_learn import SCIKIT_LEARN
 
@@ -89,9 +90,17 @@ def _open_file(path: Path, told: Told) -> Model:
         do = closest(path.name, near) if near else "Save a fitted model there with save_model"
         raise NotFound(problem("model", "the file must exist", repr(str(path)), do))
     name = path.stem if path.stem not in ("model", "saved_model") else ""
-    told = replace(told, name=told.name or name, source=str(path), sha256=file_sha256(path))
+    told = replace(told, name=told.name or name, source=str(path), sha256=_path_sha256(path))
+    family = family_named(told.about["family"]) if told.about.get("family") else family_for(path)
     chosen = told.about.get("threshold") or {}
-    return replace(family_for(path).open(path, told), threshold=chosen.get("value"), positive=chosen.get("positive"))
+    return replace(family.open(path, told), threshold=chosen.get("value"), positive=chosen.get("positive"))
+
+
+def _path_sha256(path: Path) -> str:
+    """The SHA-256 of a file, or over the files of a folder."""
+    if path.is_file():
+        return file_sha256(path)
+    return files_sha256(path, sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts))
 
 
 def _model_in(folder: Path, told: Told) -> tuple[Path, Told]:
@@ -154,6 +163,12 @@ def load_model(
     told = Told(trust=trust, trusted=tuple(trusted), task=task, classes=None if classes is None else tuple(classes))
     if isinstance(source, str) and source.startswith("bentoml:"):
         return _open_tag(source.removeprefix("bentoml:"), told)
+    if isinstance(source, str) and source.startswith("mlflow:"):
+        from mlworkbench.model.mlflow import open_uri
+
+        return open_uri(source.removeprefix("mlflow:"), told)
+    if isinstance(source, str) and is_reference(source) and not Path(source).exists():
+        return wrap_told(find_function(source), replace(told, source=source))
     if isinstance(source, (str, Path)):
         return _open_file(Path(source).expanduser(), told)
     return wrap_told(source, told)

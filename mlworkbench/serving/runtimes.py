@@ -181,6 +181,7 @@ RUNTIMES: dict[str, str] = {
     "skops": "runtimes:open_skops", "joblib": "runtimes:open_joblib",
     "xgboost": "boosters:open_xgboost", "lightgbm": "boosters:open_lightgbm",
     "torchscript": "networks:open_torchscript", "onnx": "networks:open_onnx",
+    "callable": "foreign:open_callable", "cloudpickle": "foreign:open_cloudpickle", "mlflow": "foreign:open_mlflow",
 }
 
 
