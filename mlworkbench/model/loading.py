@@ -69,10 +69,11 @@ def save_model(model: Any, path: str | Path) -> Path:
     if not path.parent.is_dir():
         raise InputError(problem("save_model", "the folder must be there", str(path.parent)))
     model = model if isinstance(model, Model) else wrap(model, sha256="unasked")
-    own = family_named(model.family)
-    if family is not own and not (family is SCIKIT_LEARN and model.native is None):
-        do = f"Save it as {' or '.join(own.suffixes)}"
-        raise InputError(problem("save_model", f"a {family.name} file must hold a {family.name} model", model.family, do))
+    if family.name != model.family:
+        if family is not SCIKIT_LEARN or not hasattr(model.native, "get_params"):  # a booster's scikit-learn face is an estimator
+            do = f"Save it as {' or '.join(family_named(model.family).suffixes) or 'part of a bundle'}"
+            raise InputError(problem("save_model", f"a file of {family.name} must hold such a model", model.family, do))
+        model = replace(model, estimator=model.native)
     partial = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         family.save(model, partial)

@@ -59,7 +59,7 @@ def network_facts(raw: Callable[[Any], Any], shape: tuple[int, ...] | None, told
     said = {**told.about, **{k: v for k, v in (("task", told.task), ("classes", told.classes)) if v is not None}}
     task, classes = said.get("task"), said.get("classes")
     if task is None or (known.get("gives") or said.get("gives")) or shape is None:
-        return told.known(**{"gives": _default(task), **known})
+        return told.known(**{**known, "gives": known.get("gives") or _default(task)})
     numbers = read_file(Path(told.name or "network"), lambda: raw(probe_rows(shape, known.get("dtype") or "float32")),
                         f"a network that takes {' x '.join(map(str, shape))} numbers a row")
     count = 1 if numbers.ndim == 1 else numbers.shape[1]
@@ -78,34 +78,46 @@ def _default(task: str | None) -> str:
     return "logits" if task in ("binary", "multiclass", "multilabel") else "values"
 
 # %% ../../nbs/23_model.torch.ipynb #c008
-def _first_weights(module: Any) -> tuple[str, Any]:
-    return next(((name, value) for name, value in module.named_parameters()), ("", None))
+def _first_layer(module: Any) -> tuple[str, Any]:
+    """Kind and first weights of the first layer that has any."""
+    for part in module.modules():
+        weights = next(iter(part.parameters(recurse=False)), None)
+        if weights is not None:
+            return getattr(part, "original_name", type(part).__name__), weights
+    return "", None
 
 
 def row_shape(module: Any) -> tuple[int, ...] | None:
-    """The shape of a row, where the first layer tells it: that of a linear layer; None for others."""
-    _, weights = _first_weights(module)
-    embeds = any("Embedding" in getattr(part, "original_name", type(part).__name__) for part in module.modules())
-    return (int(weights.shape[1]),) if weights is not None and weights.ndim == 2 and not embeds else None
+    """The shape of a row, where the first layer tells it (a linear one, or a normalisation of columns); else None."""
+    kind, weights = _first_layer(module)
+    if kind == "Linear":
+        return (int(weights.shape[1]),)
+    return (int(weights.shape[0]),) if kind in ("BatchNorm1d", "LayerNorm") and weights.ndim == 1 else None
 
 
 def _dtype(module: Any) -> str:
-    parts = [part for part in module.modules() if next(part.parameters(recurse=False), None) is not None]
-    if parts and "Embedding" in getattr(parts[0], "original_name", type(parts[0]).__name__):
+    kind, weights = _first_layer(module)
+    if kind.startswith("Embedding"):
         return "int64"
-    _, weights = _first_weights(module)
     return str(weights.dtype).removeprefix("torch.") if weights is not None and weights.is_floating_point() else "float32"
 
 
 class Watched(TorchRaw):
-    """A module in the notebook, which remembers the shape of the rows that it was asked about."""
+    """A module in the notebook, which remembers the shape of the first rows that it was asked about.
+
+    `learn` is called with that shape, where it was not known before.
+    """
 
     shape: tuple[int, ...] | None = None
+    learn: Callable[[tuple[int, ...]], None] | None = None
 
     def __call__(self, X: Any) -> Any:
-        found = super().__call__(X)
-        self.shape = self.shape or tuple(getattr(X, "shape", (0, 0))[1:]) or None
-        return found
+        found = getattr(X, "shape", ())[1:]
+        if self.shape is None and found:
+            self.shape = tuple(found)
+            if self.learn is not None:
+                self.learn(self.shape)
+        return super().__call__(X)
 
 # %% ../../nbs/23_model.torch.ipynb #c010
 def to_torchscript(module: Any, shape: tuple[int, ...] | None, dtype: str, name: str) -> Any:
@@ -161,6 +173,25 @@ def check_torchscript(path: Path) -> None:
         raise InputError(problem(f"model {path.name}", must, ", ".join(found), "Pass trust=True for a file of your own"))
 
 # %% ../../nbs/23_model.torch.ipynb #c012
+def _traced_program(program: Any) -> Any:
+    """An exported program as a module that can be asked in evaluation mode."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.trace(program.module(), program.example_inputs[0])
+
+
+def _learner(raw: Watched, told: Told, known: dict[str, Any], facts: dict[str, Any], estimator: Any) -> Any:
+    """What to do when the shape of rows becomes known: find out what the numbers mean."""
+    def learn(shape: tuple[int, ...]) -> None:
+        told_all = replace(told, task=facts["task"], classes=facts.get("classes"))
+        found = network_facts(lambda rows: TorchRaw.__call__(raw, rows), shape, told_all, **known)
+        facts["gives"] = estimator.gives = found["gives"]
+
+    return learn
+
+
 class Torch(Family):
     """`torch.nn.Module` on the CPU; TorchScript archives `.pt`, and with trust pickled modules and `.pt2`."""
 
@@ -174,17 +205,19 @@ class Torch(Family):
         return torch is not None and isinstance(thing, (torch.nn.Module, torch.export.ExportedProgram))
 
     def wrap(self, thing: Any, told: Told) -> Model:
-        module = thing if hasattr(thing, "named_parameters") and hasattr(thing, "forward") else thing.module()
+        module = thing if hasattr(thing, "forward") else _traced_program(thing)
         told = told if told.name else replace(told, name=getattr(module, "original_name", type(module).__name__).lower())
         dtype, shape = told.about.get("dtype") or _dtype(module), row_shape(module)
         raw = Watched(module, {"dtype": dtype})
-        features = shape[0] if shape else None
-        facts = network_facts(raw, shape, told, features=features, columns=None, dtype=dtype, gives=None, classes=None)
+        known = {"features": shape[0] if shape else None, "columns": None, "dtype": dtype, "gives": None, "classes": None}
+        facts = network_facts(raw, shape, told, **known)
         raw.shape = shape
-        classes, columns = facts.get("classes"), facts.get("columns")
+        estimator, classes, columns = scored(raw, facts), facts.get("classes"), facts.get("columns")
+        if shape is None and not told.about.get("gives"):
+            raw.learn = _learner(raw, told, known, facts, estimator)
         return Model(
-            scored(raw, facts), told.name, facts["task"], None if classes is None else tuple(classes),
-            None if columns is None else tuple(columns), features, told.source, told.sha256, family=self.name,
+            estimator, told.name, facts["task"], None if classes is None else tuple(classes),
+            None if columns is None else tuple(columns), known["features"], told.source, told.sha256, family=self.name,
             format="torchscript", trust=told.trust, native=module, about=facts,
         )
 
@@ -224,6 +257,9 @@ class Torch(Family):
         if path.suffix == ".pt2":
             raise InputError(problem("save_model", "a PyTorch model is saved as .pt or .pth", repr(path.name)))
         raw = model.estimator.raw
+        if raw.shape is None and raw.learn is not None:
+            do = "Ask it for a prediction of some rows first, so that their shape and what its numbers mean are known"
+            raise InputError(problem(f"model {model.name}", "it must have been asked once before it is saved", None, do))
         scripted = to_torchscript(model.native, raw.shape, raw.dtype, model.name)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
