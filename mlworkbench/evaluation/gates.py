@@ -232,7 +232,8 @@ def _better(name: str) -> str:
     if {"gap", "drop", "cost", "checks", "latency_p50_ms", "latency_p95_ms"} & set(words):
         return "<="
     metric = next((METRICS[word] for word in words if word in METRICS), None)
-    if words and words[0] in HEADS and (metric is None or "difference" in words):
+    unclear = metric.higher is None if metric else bool(words) and words[0] in HEADS
+    if unclear or "difference" in words:
         do = f"Write {{{name!r}: '<= 0.1'}}, or >="
         raise InputError(problem("gate", "a bare number must be for a metric", f"one for {name}", do))
     return "<=" if metric is not None and not metric.higher else ">="
