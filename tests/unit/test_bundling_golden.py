@@ -112,6 +112,7 @@ def test_a_model_that_refuses_what_its_signature_allows_is_refused():
         def predict(self, X):
             if X["income"].isna().any():
                 raise ValueError("Input X contains NaN.")
+            return np.zeros(len(X))
 
     with pytest.raises(InputError, match=r"every row that its signature allows, got ValueError: Input X contains NaN"):
         make_golden(Fussy(), Signature(COLUMNS, task="regression"))
