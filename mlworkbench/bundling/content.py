@@ -135,7 +135,8 @@ def model_modules(model: "Model", about: Mapping[str, Any]) -> set[str]:
 def lock_of(code: Path, parts: Parts, modules: Iterable[str], environment: str = "isolated") -> dict[str, str]:
     """The pins of the bundle's service, which will be proved in that environment (``isolated`` or ``current``)."""
     arrow = any("pyarrow" in column.dtype for column in parts.signature.columns)
-    pins = make_lock(code, modules, also=["pyarrow"] if arrow else [])
+    also = (["pyarrow"] if arrow else []) + (["scipy"] if parts.signature.input == "sparse" else [])
+    pins = make_lock(code, modules, also=also)
     check_installable(pins, environment)
     return pins
 
@@ -155,11 +156,9 @@ def write_json(path: Path, value: Any) -> None:
 def _write_model(folder: Path, model: "Model") -> dict[str, Any]:
     from mlworkbench.model.families import family_named
 
-    kind = type(model.estimator if model.native is None else model.native)
-    about = {
-        **family_named(model.family).ship(model, folder), "family": model.family,
-        "type": f"{kind.__module__}.{kind.__qualname__}", "task": model.kind, "sha256": model.sha256,
-    }
+    family = family_named(model.family)
+    about = {**family.ship(model, folder), "family": model.family, "type": family.type_of(model), "task": model.kind,
+             "sha256": model.sha256}
     if model.threshold is not None:
         about["threshold"] = _threshold(model)
     return about

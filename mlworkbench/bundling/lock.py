@@ -167,14 +167,15 @@ def make_lock(code: Path, modules: Iterable[str], *, also: Iterable[str] = ()) -
     Parameters
     ----------
     code
-        The folder of the service's code. It can open models of every family; what only openers import is left to `modules`.
+        The folder of the service's code. It can open models of every family; what only openers import is left to `modules`,
+        and SciPy, for sparse rows, to `also`.
     modules
         Top-level modules that the model needs: its format's, and those of the objects inside (`object_modules`).
     also
-        More distributions, such as pyarrow for a column of an Arrow type.
+        More distributions, such as pyarrow for a column of an Arrow type, or scipy for sparse rows.
     """
-    openers = {module for found in LIBRARIES.values() for module in found}
-    roots = distributions_of((imported_modules(code) - openers) | set(modules))
+    elective = {"scipy", *(module for found in LIBRARIES.values() for module in found)}  # scipy: for sparse rows only
+    roots = distributions_of((imported_modules(code) - elective) | set(modules))
     server = {name for name in SERVER if _installed(name)}
     return closure(roots | server | set(also))
 

@@ -158,7 +158,7 @@ class Callables(Family):
         facts = function_facts(thing, replace(told, name=name))
         reference = facts.get("function")
         local = local_sources(reference.split(":")[0]) if reference else None
-        sha256 = files_sha256(*local) if local else told.sha256
+        sha256 = files_sha256(*local) if local else told.sha256 or _pickle_sha256(thing)
         classes = facts.get("classes")
         return Model(
             function_model(thing, facts), name, facts["task"], None if classes is None else tuple(classes),
@@ -207,6 +207,9 @@ class Callables(Family):
             shutil.copyfile(file, target)
         return {"file": "model/code", "format": "callable", **model.about}
 
+    def type_of(self, model: Model) -> str:
+        return f"function {model.about.get('function') or model.name}"
+
     def modules(self, model: Model) -> set[str]:
         reference = model.about.get("function")
         if not reference:
@@ -229,6 +232,12 @@ def _from_bundle(code: Path, told: Told) -> Callable[[Any], Any]:
         must = "the source in a bundle must be trusted before it is run here"
         raise InputError(problem(f"model {code.parent.parent.name}", must, None, "Pass trust=True"))
     return import_function(told.about["function"], code)
+
+
+def _pickle_sha256(thing: Any) -> str:
+    import cloudpickle
+
+    return hashlib.sha256(cloudpickle.dumps(thing)).hexdigest()
 
 
 def _pickled_modules(thing: Any) -> set[str]:

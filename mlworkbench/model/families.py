@@ -194,6 +194,11 @@ class Family:
         path = folder / "model" / f"model{self.suffixes[0]}"
         return {"file": f"model/{path.name}", **self.save(model, path)}
 
+    def type_of(self, model: Model) -> str:
+        """What a person reads as the model's type: the full name of its class."""
+        kind = type(model.estimator if model.native is None else model.native)
+        return f"{kind.__module__}.{kind.__qualname__}"
+
     def modules(self, model: Model) -> set[str]:
         """Top-level modules that serving needs beyond those of the format (`serving.runtimes.LIBRARIES`)."""
         return set()

@@ -148,6 +148,9 @@ class Mlflow(Family):
         (folder / "model").mkdir(exist_ok=True)
         return {"file": "model/mlflow", **self.save(model, folder / "model" / "mlflow")}
 
+    def type_of(self, model: Model) -> str:
+        return "mlflow.pyfunc.PyFuncModel"
+
     def modules(self, model: Model) -> set[str]:
         """What the model's own requirements name."""
         from importlib import metadata

@@ -142,6 +142,9 @@ class Onnx(Family):
             format="onnx", trust=told.trust, native=content, about=facts,
         )
 
+    def type_of(self, model: Model) -> str:
+        return "onnx.ModelProto"
+
     def save(self, model: Model, path: Path) -> dict[str, Any]:
         path.write_bytes(with_facts(model.native, model.about))
         return {"format": "onnx", **model.about}
