@@ -132,7 +132,8 @@ def test_a_metric_of_another_task_is_refused():
     ('slice("sex").acuracy.gap <= 0', "Did you mean 'slice(\"sex\").accuracy.gap'"),
     ('against("champ").roc_auc.difference.low >= 0', "Did you mean 'against(\"champion\")"),
     ("cost <= 1", "needs the option costs, got none. Give costs={'fp': 1"),
-    ("train.accuracy.gap <= 1", "Give train="), ("checks.overlap <= 0", "Give train="), ("latency_p95_ms <= 20", "Nothing of the kind was found here"),
+    ("train.accuracy.gap <= 1", "Give train="), ("checks.overlap <= 0", "Give train="),
+    ("latency_p95_ms <= 20", "Nothing of the kind was found here"),
 ])
 def test_what_was_not_found_is_told_with_what_to_do(text, told):
     with pytest.raises(InputError) as error:
