@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Family', 'CALIBRATION_BINS', 'QUANTILES', 'NUMBER_METRICS', 'read_families', 'label_family', 'ranking_of',
            'ranking_family', 'mean_family', 'probability_family', 'calibration_bins', 'calibration_family',
-           'number_family']
+           'calibration_interval', 'number_family']
 
 # %% ../../nbs/31_evaluation.families.ipynb #c003
 import math
@@ -181,6 +181,38 @@ def calibration_family(outcome: Outcome) -> Family:
     return ("calibration_error",), read
 
 # %% ../../nbs/31_evaluation.families.ipynb #c016
+def calibration_interval(outcome: Outcome, confidence: float = 0.95, seed: int = 0, draws: int = 1000) -> tuple[float, float]:
+    """The interval of the calibration error: its lower end by inverting a test, 0 for a calibrated model.
+
+    The gaps of the bins are taken as normal with their own variance, scaled by one factor. The upper end leaves the
+    bias out, and is so a little too wide.
+    """
+    import numpy as np
+
+    where, said, true = calibration_bins(outcome)
+    gaps, rows = true - said, outcome.rows
+    sums = np.bincount(where, gaps)
+    spread = np.sqrt(np.maximum(np.bincount(where, gaps**2) - sums**2 / rows, 0.0))
+    noise = spread * np.random.default_rng(seed).normal(size=(draws, len(sums)))
+    value = np.abs(sums).sum() / rows
+
+    def unlucky(factor: float) -> float:
+        return float(np.quantile(np.abs(factor * sums + noise).sum(axis=1) / rows, (1 + confidence) / 2))
+
+    low, high = 0.0, 1.0
+    for _ in range(20 if unlucky(0.0) < value else 0):
+        middle = (low + high) / 2
+        low, high = (middle, high) if unlucky(middle) < value else (low, middle)
+    upper = value + _normal_quantile((1 + confidence) / 2) * float((np.abs(sums + noise).sum(axis=1) / rows).std())
+    return (high * value if low else 0.0), min(1.0, upper)
+
+
+def _normal_quantile(share: float) -> float:
+    from scipy.stats import norm
+
+    return float(norm.ppf(share))
+
+# %% ../../nbs/31_evaluation.families.ipynb #c018
 QUANTILES = (0.5, 0.9, 0.95)
 NUMBER_METRICS = (
     "rmse", "mae", "r2", "mape", "pinball_p10", "pinball_p90", "median_absolute_error", "absolute_error_p90",

@@ -20,6 +20,7 @@ from ..core.jobs import report
 from mlworkbench.evaluation.families import (
     Family,
     calibration_family,
+    calibration_interval,
     label_family,
     number_family,
     probability_family,
@@ -236,7 +237,10 @@ def metric_table(
     values = metric_values(outcome)
     drawn = resample_metrics(outcome, resamples, seed) if resamples else {}
     intervals = {name: percentile_interval(drawn[name], confidence) for name in values if name in drawn}
-    ends = [(intervals[n].low, intervals[n].high) if n in intervals else (math.nan, math.nan) for n in values]
+    ends = {name: (found.low, found.high) for name, found in intervals.items()}
+    if "calibration_error" in ends:
+        ends["calibration_error"] = calibration_interval(outcome, confidence, seed)
+    ends = [ends.get(name, (math.nan, math.nan)) for name in values]
     columns = {"metric": list(values), "value": list(values.values())}
     return pd.DataFrame({**columns, "low": [low for low, _ in ends], "high": [high for _, high in ends]})
 
