@@ -73,8 +73,8 @@ HEADS: dict[str, tuple[str, str, str]] = {  # first word: (the option that it ta
     "latency_p50_ms": ("", "", "latency_p50_ms <= 5"),
     "latency_p95_ms": ("", "", "latency_p95_ms <= 20"),
     "checks.overlap": ("train", "train=(X, y), the rows it was fitted on", "checks.overlap <= 0"),
-    "checks.shared_ids": ("ids", "ids=['customer'], and train", "checks.shared_ids <= 0"),
-    "checks.time_overlap": ("time", "time='day', and train", "checks.time_overlap <= 0"),
+    "checks.shared_ids": ("train", "ids=['customer'] and train=(X, y)", "checks.shared_ids <= 0"),
+    "checks.time_overlap": ("train", "time='day' and train=(X, y)", "checks.time_overlap <= 0"),
 }
 
 
