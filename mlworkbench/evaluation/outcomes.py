@@ -222,7 +222,8 @@ def _transform_outcome(model: Model, X: Any, y: Any, positive: Any, where: str) 
     import numpy as np
     import pandas as pd
 
-    answer = _answers(_need(model, ("transform",), where), X, _rows_of(X), where)
+    ask = _need(model, ("transform",), where)
+    answer = _answers(lambda rows: _one_answer_a_row(ask, rows), X, _rows_of(X), where)
     names = tuple(map(str, answer.columns)) if isinstance(answer, pd.DataFrame) else None
     found = answer.tocsr() if hasattr(answer, "tocsr") else np.asarray(answer)
     found = found[:, None] if found.ndim == 1 else found
@@ -230,6 +231,16 @@ def _transform_outcome(model: Model, X: Any, y: Any, positive: Any, where: str) 
     names = _names(model, names, found.shape[1]) if found.ndim == 2 else None
     restored = _restored(model, answer, features)
     return Outcome("transform", None, found, outputs=names, features=features, restored=restored)
+
+
+def _one_answer_a_row(ask: Callable[[Any], Any], X: Any) -> Any:
+    """A transformer that makes several rows of one (pictures into patches) is asked row by row, and its answers laid flat."""
+    import numpy as np
+
+    found, rows = ask(X), _rows_of(X)
+    if hasattr(found, "iloc") or hasattr(found, "tocsr") or len(found) == rows or len(found) % rows or hasattr(X, "iloc"):
+        return found
+    return np.stack([np.ravel(ask(X[i : i + 1])) for i in range(rows)])
 
 
 def _restored(model: Model, answer: Any, features: Any) -> "np.ndarray | None":
