@@ -10,7 +10,6 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from sklearn.datasets import load_diabetes, load_wine
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -23,7 +22,8 @@ from mlworkbench.model.loading import load_model, save_model
 from mlworkbench.serving.predictor import load_estimator
 
 lightgbm, mlflow, torch, xgboost = (
-    pytest.importorskip(name, reason=f'pip install "mlworkbench[{name}]"') for name in ("lightgbm", "mlflow", "torch", "xgboost"))
+    pytest.importorskip(name, reason=f'pip install "mlworkbench[{name}]"') for name in ("lightgbm", "mlflow", "torch", "xgboost")
+)
 pytest.importorskip("onnxruntime", reason='pip install "mlworkbench[onnx]"')
 skl2onnx = pytest.importorskip("skl2onnx")
 
@@ -35,8 +35,9 @@ QUIET = {"n_jobs": 1, "verbose": -1}
 
 def network(outputs: int, *last) -> "torch.nn.Module":
     torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.BatchNorm1d(13), torch.nn.Linear(13, 8), torch.nn.ReLU(), torch.nn.Dropout(),
-                               torch.nn.Linear(8, outputs), *last)
+    return torch.nn.Sequential(
+        torch.nn.BatchNorm1d(13), torch.nn.Linear(13, 8), torch.nn.ReLU(), torch.nn.Dropout(), torch.nn.Linear(8, outputs), *last
+    )
 
 
 def boost(objective: str, y, **more) -> "xgboost.Booster":
@@ -58,24 +59,43 @@ NUMBERS = np.c_[X["alcohol"], X["ash"]]
 # name: object, what must be told, the task that results, suffix of a file
 OBJECTS = {
     "xgb classifier": (lambda: xgboost.XGBClassifier(n_estimators=3, n_jobs=1).fit(X, WINE.target), {}, "multiclass", ".ubj"),
-    "xgb classifier of booleans": (lambda: xgboost.XGBClassifier(n_estimators=3, n_jobs=1).fit(X, TWO == 1), {}, "binary", ".json"),
+    "xgb classifier of booleans": (
+        lambda: xgboost.XGBClassifier(n_estimators=3, n_jobs=1).fit(X, TWO == 1),
+        {},
+        "binary",
+        ".json",
+    ),
     "xgb multilabel": (lambda: xgboost.XGBClassifier(n_estimators=3, n_jobs=1).fit(X, SEVERAL), {}, "multilabel", ".ubj"),
     "xgb regressor": (lambda: xgboost.XGBRegressor(n_estimators=3, n_jobs=1).fit(X, X["ash"]), {}, "regression", ".ubj"),
     "xgb multitarget": (lambda: xgboost.XGBRegressor(n_estimators=3, n_jobs=1).fit(X, NUMBERS), {}, "multitarget", ".ubj"),
     "xgb forest": (lambda: xgboost.XGBRFClassifier(n_estimators=3, n_jobs=1).fit(X, TWO), {}, "binary", ".ubj"),
     "xgb stopped early": (
         lambda: xgboost.XGBClassifier(n_estimators=40, n_jobs=1, early_stopping_rounds=2, learning_rate=1.0).fit(
-            X[::2], TWO[::2], eval_set=[(X[1::2], TWO[1::2])], verbose=False), {}, "binary", ".ubj"),
-    "xgb missing is -1": (
-        lambda: xgboost.XGBClassifier(n_estimators=3, n_jobs=1, missing=-1).fit(X, TWO), {}, "binary", ".ubj"),
+            X[::2], TWO[::2], eval_set=[(X[1::2], TWO[1::2])], verbose=False
+        ),
+        {},
+        "binary",
+        ".ubj",
+    ),
+    "xgb missing is -1": (lambda: xgboost.XGBClassifier(n_estimators=3, n_jobs=1, missing=-1).fit(X, TWO), {}, "binary", ".ubj"),
     "xgb native binary": (lambda: boost("binary:logistic", TWO), {"classes": ["no", "yes"]}, "binary", ".ubj"),
     "xgb native logits": (lambda: boost("binary:logitraw", TWO), {}, "binary", ".ubj"),
     "xgb native hinge": (lambda: boost("binary:hinge", TWO), {"classes": ["no", "yes"]}, "binary", ".json"),
-    "xgb native softmax": (lambda: boost("multi:softmax", WINE.target, num_class=3), {"classes": list("abc")}, "multiclass", ".ubj"),
+    "xgb native softmax": (
+        lambda: boost("multi:softmax", WINE.target, num_class=3),
+        {"classes": list("abc")},
+        "multiclass",
+        ".ubj",
+    ),
     "xgb native softprob": (lambda: boost("multi:softprob", WINE.target, num_class=3), {}, "multiclass", ".ubj"),
     "xgb native counts": (lambda: boost("count:poisson", WINE.target), {}, "regression", ".ubj"),
     "lgbm classifier": (lambda: lightgbm.LGBMClassifier(n_estimators=3, **QUIET).fit(X, KINDS), {}, "multiclass", ".txt"),
-    "lgbm classifier of booleans": (lambda: lightgbm.LGBMClassifier(n_estimators=3, **QUIET).fit(X, TWO == 1), {}, "binary", ".lgb"),
+    "lgbm classifier of booleans": (
+        lambda: lightgbm.LGBMClassifier(n_estimators=3, **QUIET).fit(X, TWO == 1),
+        {},
+        "binary",
+        ".lgb",
+    ),
     "lgbm regressor": (lambda: lightgbm.LGBMRegressor(n_estimators=3, **QUIET).fit(X, X["ash"]), {}, "regression", ".txt"),
     "lgbm native binary": (lambda: light("binary", TWO), {"classes": ["=no=", "ja, sí"]}, "binary", ".txt"),
     "lgbm native multiclass": (lambda: light("multiclass", WINE.target, num_class=3), {}, "multiclass", ".txt"),
@@ -92,7 +112,11 @@ OBJECTS = {
     "torch of 64 bits": (lambda: network(1).double(), {"task": "regression"}, "regression", ".pt"),
     "onnx classifier": (lambda: converted(LogisticRegression(max_iter=5000), KINDS), {}, "multiclass", ".onnx"),
     "onnx without maps": (
-        lambda: converted(LogisticRegression(max_iter=5000), WINE.target, zipmap=False), {}, "multiclass", ".onnx"),
+        lambda: converted(LogisticRegression(max_iter=5000), WINE.target, zipmap=False),
+        {},
+        "multiclass",
+        ".onnx",
+    ),
     "onnx regression": (lambda: converted(Ridge(), X["ash"]), {"task": "regression"}, "regression", ".onnx"),
     "onnx transformer": (lambda: converted(StandardScaler(), None), {"task": "transform"}, "transform", ".onnx"),
 }
@@ -111,7 +135,12 @@ def test_a_model_of_any_family_answers_the_same_after_saving_and_loading(name, t
     model = load_model(make(), **told)
     assert model.kind == task
     again = load_model(save_model(model, tmp_path / f"it{suffix}"))
-    assert (again.kind, again.classes, again.columns, again.features) == (model.kind, model.classes, model.columns, model.features)
+    assert (again.kind, again.classes, again.columns, again.features) == (
+        model.kind,
+        model.classes,
+        model.columns,
+        model.features,
+    )
     for before, after in zip(answers(model, X), answers(again, X), strict=True):
         assert before.shape == after.shape and before.shape[0] == len(X)
         assert (before == after).all() and before.tolist()[0:1][0].__class__ is after.tolist()[0:1][0].__class__
@@ -146,7 +175,9 @@ def test_the_numbers_are_the_librarys_own():
     assert np.abs(load_model(module, task="multiclass").predict_proba(X) - wanted).max() < 1e-12
     line = LogisticRegression(max_iter=5000).fit(ROWS, KINDS)
     model = load_model(converted(LogisticRegression(max_iter=5000), KINDS))
-    assert (model.predict(X) == line.predict(ROWS)).all() and np.abs(model.predict_proba(X) - line.predict_proba(ROWS)).max() < 1e-5
+    assert (model.predict(X) == line.predict(ROWS)).all() and np.abs(
+        model.predict_proba(X) - line.predict_proba(ROWS)
+    ).max() < 1e-5
 
 
 def test_a_network_for_pictures_learns_their_shape_from_the_first_that_it_is_asked_about(tmp_path):
@@ -164,8 +195,12 @@ def test_a_network_for_pictures_learns_their_shape_from_the_first_that_it_is_ask
 
 
 def test_a_booster_within_a_pipeline_is_opened_from_skops_without_asking(tmp_path):
-    for last, y in ((xgboost.XGBClassifier(n_estimators=3, n_jobs=1), WINE.target), (xgboost.XGBRegressor(n_estimators=3), X["ash"]),
-                    (lightgbm.LGBMClassifier(n_estimators=3, **QUIET), KINDS), (lightgbm.LGBMRegressor(n_estimators=3, **QUIET), X["ash"])):
+    for last, y in (
+        (xgboost.XGBClassifier(n_estimators=3, n_jobs=1), WINE.target),
+        (xgboost.XGBRegressor(n_estimators=3), X["ash"]),
+        (lightgbm.LGBMClassifier(n_estimators=3, **QUIET), KINDS),
+        (lightgbm.LGBMRegressor(n_estimators=3, **QUIET), X["ash"]),
+    ):
         fitted = make_pipeline(StandardScaler(), last).fit(X, y)
         again = load_model(save_model(fitted, tmp_path / "pipeline.skops"))
         assert again.family == "scikit-learn" and (again.predict(X) == fitted.predict(X)).all()
@@ -176,17 +211,20 @@ def test_a_booster_within_a_pipeline_is_opened_from_skops_without_asking(tmp_pat
 # --- what a file cannot tell, and what is no file of its family ------------------------------------------------------
 
 
-@pytest.mark.parametrize(("thing", "told", "message"), [
-    (lambda: network(3), {}, "its task must be known.*Pass task="),
-    (lambda: network(3), {"task": "clasification"}, "must be a known one, got 'clasification'"),
-    (lambda: network(3), {"task": "multiclass", "classes": ["a", "b"]}, r"a number a class \(2\), got 3 numbers"),
-    (lambda: network(3), {"task": "binary"}, r"a number a class \(2\), got 3 numbers"),
-    (lambda: converted(Ridge(), X["ash"]), {}, "its task must be known"),
-    (lambda: boost("binary:logistic", TWO), {"classes": ["a", "b", "c"]}, "must have two classes"),
-    (lambda: xgboost.XGBRegressor(), {}, "unfitted XGBRegressor. Call its fit first"),
-    (lambda: lightgbm.LGBMClassifier(), {}, "unfitted LGBMClassifier. Call its fit first"),
-    (lambda: len, {"task": "multiclass"}, "its classes must be known.*Pass classes="),
-])
+@pytest.mark.parametrize(
+    ("thing", "told", "message"),
+    [
+        (lambda: network(3), {}, "its task must be known.*Pass task="),
+        (lambda: network(3), {"task": "clasification"}, "must be a known one, got 'clasification'"),
+        (lambda: network(3), {"task": "multiclass", "classes": ["a", "b"]}, r"a number a class \(2\), got 3 numbers"),
+        (lambda: network(3), {"task": "binary"}, r"a number a class \(2\), got 3 numbers"),
+        (lambda: converted(Ridge(), X["ash"]), {}, "its task must be known"),
+        (lambda: boost("binary:logistic", TWO), {"classes": ["a", "b", "c"]}, "must have two classes"),
+        (lambda: xgboost.XGBRegressor(), {}, "unfitted XGBRegressor. Call its fit first"),
+        (lambda: lightgbm.LGBMClassifier(), {}, "unfitted LGBMClassifier. Call its fit first"),
+        (lambda: len, {"task": "multiclass"}, "its classes must be known.*Pass classes="),
+    ],
+)
 def test_what_must_be_told_is_asked_for(thing, told, message):
     with pytest.raises(InputError, match=message):
         load_model(thing(), **told)
@@ -237,8 +275,10 @@ def test_pickled_modules_and_exported_programs_wait_for_trust(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     torch.save(network(1), "module.pt")
     torch.save(Bomb(), "bomb.pth")
-    torch.export.save(torch.export.export(network(1).eval(), (torch.zeros(4, 13),), dynamic_shapes=({0: torch.export.Dim("rows")},)),
-                      "module.pt2")
+    torch.export.save(
+        torch.export.export(network(1).eval(), (torch.zeros(4, 13),), dynamic_shapes=({0: torch.export.Dim("rows")},)),
+        "module.pt2",
+    )
     torch.save(network(1).state_dict(), "weights.pth")
     for name in ("module.pt", "bomb.pth", "module.pt2", "weights.pth"):
         with pytest.raises(InputError, match="must be trusted before they are opened"):
@@ -290,7 +330,8 @@ def rules(tmp_path, monkeypatch):
         "import numpy as np\nfrom house_rules.limits import STRONG\n\n\n"
         "def label(X):\n    return np.where(X['alcohol'] > STRONG, 'strong', 'light')\n\n\n"
         "def predict_proba(X):\n    p = np.clip((X['alcohol'] - 11) / 4, 0, 1)\n    return np.c_[1 - p, p]\n\n\n"
-        "def short(X):\n    return [1.0]\n\n\ndef number(X):\n    return X['alcohol'] * 2\n")
+        "def short(X):\n    return [1.0]\n\n\ndef number(X):\n    return X['alcohol'] * 2\n"
+    )
     monkeypatch.chdir(folder)
     yield folder
     for name in ("score_rules", "house_rules", "house_rules.limits"):
@@ -343,7 +384,9 @@ def registry(tmp_path_factory):
             return model_input["ash"].to_numpy() * 2
 
     def log(flavour, model, name, **more):
-        return flavour.log_model(model, name=name, registered_model_name=name, pip_requirements=["mlflow", "numpy"], **more).model_uri
+        return flavour.log_model(
+            model, name=name, registered_model_name=name, pip_requirements=["mlflow", "numpy"], **more
+        ).model_uri
 
     from sklearn.ensemble import RandomForestClassifier
 
@@ -357,8 +400,9 @@ def registry(tmp_path_factory):
         log(mlflow.lightgbm, light("binary", TWO), "lgbm-native")
         log(mlflow.onnx, converted(LogisticRegression(max_iter=5000), KINDS), "graph")
         run = mlflow.start_run()
-        mlflow.pyfunc.log_model(name="double", python_model=Doubled(), registered_model_name="double",
-                                pip_requirements=["mlflow", "numpy"])
+        mlflow.pyfunc.log_model(
+            name="double", python_model=Doubled(), registered_model_name="double", pip_requirements=["mlflow", "numpy"]
+        )
         mlflow.end_run()
         mlflow.MlflowClient().set_registered_model_alias("forest", "champion", 1)
     yield {"forest": forest, "run": run.info.run_id}
@@ -424,8 +468,16 @@ def test_a_third_party_adds_a_family_and_a_faulty_one_hides_nothing(monkeypatch,
             from mlworkbench.serving.runtimes import scored
 
             facts = told.known(task="regression", columns=[thing["column"]])
-            return room.Model(scored(lambda rows: rows[thing["column"]] * thing["times"], facts), "rules", "regression",
-                              family=self.name, format="rules", native=thing, about=facts, sha256=told.sha256)
+            return room.Model(
+                scored(lambda rows: rows[thing["column"]] * thing["times"], facts),
+                "rules",
+                "regression",
+                family=self.name,
+                format="rules",
+                native=thing,
+                about=facts,
+                sha256=told.sha256,
+            )
 
         def open(self, path, told):
             return self.wrap(json.loads(path.read_text()), told)
@@ -452,7 +504,8 @@ def test_no_library_of_a_family_is_imported_before_it_is_needed(tmp_path):
     heavy = ["xgboost", "lightgbm", "torch", "onnx", "onnxruntime", "mlflow"]
     code = (
         "import sys, mlworkbench as mlw; from sklearn.linear_model import Ridge; mlw.load_model(Ridge().fit([[1], [2]], [1, 2]));"
-        f"print([m for m in {heavy} if m in sys.modules])")
+        f"print([m for m in {heavy} if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
@@ -464,4 +517,6 @@ def test_a_function_inside_a_model_must_be_named(tmp_path):
     path = save_model(fitted, tmp_path / "best.skops")
     with pytest.raises(InputError, match="f_classif"):
         load_model(path)
-    assert (load_model(path, trusted=["sklearn.feature_selection._univariate_selection.f_classif"]).predict(X) == fitted.predict(X)).all()
+    assert (
+        load_model(path, trusted=["sklearn.feature_selection._univariate_selection.f_classif"]).predict(X) == fitted.predict(X)
+    ).all()
