@@ -20,7 +20,8 @@ if TYPE_CHECKING:
         WorkbenchError,
     )
     from mlworkbench.deployment.deploy import Deployment, deploy, find_deployment
-    from mlworkbench.evaluation.evaluate import Evaluation, evaluate
+    from mlworkbench.evaluation.evaluate import evaluate
+    from mlworkbench.evaluation.result import Evaluation
     from mlworkbench.model.loading import Model, load_model, save_model
     from mlworkbench.monitoring.monitor import MonitoringReport, monitor
 
@@ -29,7 +30,7 @@ _PUBLIC = {
     "Bundle": "bundling.build",
     "Cancelled": "core.errors",
     "Deployment": "deployment.deploy",
-    "Evaluation": "evaluation.evaluate",
+    "Evaluation": "evaluation.result",
     "GateFailed": "core.errors",
     "Image": "containers.image",
     "InputError": "core.errors",

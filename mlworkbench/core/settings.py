@@ -46,6 +46,7 @@ SERVING = {
 MODEL = {
     "evaluation.confidence": Key(Annotated[float, Gt(0), Le(0.999)], "coverage of the intervals"),
     "evaluation.resamples": Key(Annotated[int, Ge(0), Le(100_000)], "bootstrap resamples; 0 leaves intervals out"),
+    "evaluation.skip": Key(list[str], "analyses to leave out, such as [explanation, robustness]"),
     "bundling.environment": Key(Literal["isolated", "current"], "where a bundle is proved and served: its own "
                                 "environment made from its lock, or this one"),
     "bundling.tolerance": Key(Annotated[float, Ge(0)], "largest difference of a number that still counts as equal"),

@@ -8,7 +8,7 @@ __all__ = ['bundle']
 # %% ../../nbs/stages/2_bundle.ipynb #c003
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
@@ -16,10 +16,8 @@ from ..bundling.build import Bundle, build_bundle
 from ..core.errors import InputError, NotFound, problem
 from ..core.references import find
 from ..core.stages import Advanced, Setting, Source, stage
-from ..evaluation.evaluate import Evaluation, read_evaluation
-from ..model.data import load_data
-from ..model.loading import load_model
-from ..model.sources import ModelSource, model_source
+from ..evaluation.result import Evaluation, read_evaluation
+from ..model.sources import ModelSource, check_target, model_source, read_rows
 
 # %% ../../nbs/stages/2_bundle.ipynb #c005
 def _evaluation(reference: str, model: str) -> Evaluation | None:
@@ -35,11 +33,10 @@ def _evaluation(reference: str, model: str) -> Evaluation | None:
         return None
 
 
-def _source(found: Evaluation | None, model: str, data: str, target: str | None, ignore: list[str] | None,
-            trust: bool) -> ModelSource:
+def _source(found: Evaluation | None, model: str, **named: Any) -> ModelSource:
     if found is None or model != "latest":
-        return model_source(model, data=data, target=target, ignore=ignore, trust=trust, where="bundle")
-    return ModelSource.from_dict(found.sources).overlaid(data=data, target=target, ignore=ignore, trust=trust)
+        return model_source(model, where="bundle", **named)
+    return ModelSource.from_dict(found.sources).overlaid(**named)
 
 # %% ../../nbs/stages/2_bundle.ipynb #c007
 @stage("Does what we ship predict what the notebook did?", makes="bundle")
@@ -50,6 +47,9 @@ def bundle(
     target: str | None = None,
     ignore: Annotated[list[str] | None, Advanced()] = None,
     trust: Annotated[bool, Advanced()] = False,
+    trusted: Annotated[list[str] | None, Advanced()] = None,
+    task: Annotated[str | None, Advanced()] = None,
+    classes: Annotated[list[str] | None, Advanced()] = None,
     *,
     name: str | None = None,
     environment: Annotated[Literal["isolated", "current"] | None, Setting("bundling.environment")] = None,
@@ -72,7 +72,13 @@ def bundle(
     ignore
         columns that are no features; none means those that belong to the model
     trust
-        allow a pickle or joblib file to run code while it loads
+        allow a pickle, a joblib file or a module of yours to run code while it loads
+    trusted
+        types in a skops file to accept, by full name
+    task
+        what the model answers, where its file cannot tell
+    classes
+        its classes in the order of its probabilities, where its file cannot tell
     name
         name of the bundle; none means the evaluation's
     environment
@@ -85,17 +91,19 @@ def bundle(
         seed of the golden rows
     """
     found = _evaluation(evaluation, model)
-    source = _source(found, model, data, target, ignore, trust)
-    loaded = load_model(source.model, trust=source.trust)
+    source = _source(found, model, data=data, target=target, ignore=ignore, trust=trust, trusted=trusted, task=task,
+                     classes=classes)
+    loaded = source.load()
+    check_target(source, loaded.kind, "bundle")
     if found is not None and found.model_sha256 != loaded.sha256:
         if evaluation != "latest":
             do = "Evaluate the model first, or leave evaluation or model out"
             must = "the evaluation must be of the model that is bundled"
             raise InputError(problem("bundle", must, f"{evaluation!r} and {model!r}", do))
         found = None
-    X, _ = load_data(source.examples or source.data, source.target, ignore=source.ignore)
+    rows = read_rows(source, source.examples or source.data)
     made = build_bundle(
-        loaded, name=name or (found.name if found else source.name), examples=X, evaluation=found,
+        loaded, name=name or (found.name if found else source.name), examples=rows.X, evaluation=found,
         environment=environment, golden_rows=golden_rows, tolerance=tolerance, seed=seed,
     )
     return replace(made, sources=source.to_dict())

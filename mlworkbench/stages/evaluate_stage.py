@@ -12,24 +12,46 @@ from typing import Annotated
 from annotated_types import Ge, Le
 
 from ..core.stages import Advanced, Setting, Source, stage
-from ..evaluation.evaluate import Evaluation
 from ..evaluation.evaluate import evaluate as evaluate_model
-from ..model.data import load_data
-from ..model.loading import load_model
-from ..model.sources import model_source
+from ..evaluation.result import Evaluation
+from ..model.loading import Model
+from ..model.sources import ModelSource, check_target, known_model, model_source, read_rows
 
 # %% ../../nbs/stages/1_evaluate.ipynb #c005
+def _others(references: list[str] | None, source: ModelSource) -> dict[str, Model] | None:
+    """The models to compare with, by name; they are trusted as far as the first one is."""
+    found = {}
+    for reference in references or []:
+        other = known_model(reference, where="evaluate").overlaid(trust=source.trust, trusted=source.trusted)
+        name = other.name if other.name not in found else reference
+        found[name] = other.load()
+    return found or None
+
+# %% ../../nbs/stages/1_evaluate.ipynb #c006
 @stage("Is this model good enough to ship?", makes="evaluation")
 def evaluate(
     model: Annotated[str, Source("model")] = "latest",
     data: Annotated[str, Source("data")] = "latest",
     target: str | None = None,
     ignore: Annotated[list[str] | None, Advanced()] = None,
+    train: Annotated[str | None, Source("data")] = None,
+    validation: Annotated[str | None, Source("data"), Advanced()] = None,
     trust: Annotated[bool, Advanced()] = False,
+    trusted: Annotated[list[str] | None, Advanced()] = None,
+    task: Annotated[str | None, Advanced()] = None,
+    classes: Annotated[list[str] | None, Advanced()] = None,
     *,
     name: str | None = None,
     gate: list[str] | None = None,
+    against: list[str] | None = None,
     positive: str | None = None,
+    costs: dict[str, float] | None = None,
+    sensitive: list[str] | None = None,
+    time: Annotated[str | None, Advanced()] = None,
+    ids: Annotated[list[str] | None, Advanced()] = None,
+    folds: Annotated[int, Ge(0), Le(20), Advanced()] = 0,
+    curve: Annotated[bool, Advanced()] = False,
+    skip: Annotated[list[str] | None, Setting("evaluation.skip")] = None,
     confidence: Annotated[float | None, Ge(0.5), Le(0.999), Setting("evaluation.confidence")] = None,
     resamples: Annotated[int | None, Ge(0), Le(100_000), Setting("evaluation.resamples")] = None,
     seed: Annotated[int, Ge(0), Advanced()] = 0,
@@ -39,21 +61,47 @@ def evaluate(
     Parameters
     ----------
     model
-        which model: latest, latest:NAME, a path (.skops; .joblib or .pkl with trust) or bentoml:TAG
+        which model: latest, latest:NAME, a file, bentoml:TAG, mlflow:URI, or module:function with trust
     data
         rows to evaluate on: a CSV or Parquet file; latest means those that belong to the model
     target
-        column that holds the true answer; none means the one that belongs to the model
+        column that holds the true answer, several separated by commas; none means the one that belongs to the model
     ignore
-        columns that are no features, such as an id
+        columns that are no features, such as an id; slices and fairness may still look at them
+    train
+        rows that the model was fitted on, to see over-fit and leaks; none means those that belong to the model
+    validation
+        rows that it was tuned on, to be shown beside
     trust
-        allow a pickle or joblib file to run code while it loads
+        allow a pickle, a joblib file or a module of yours to run code while it loads
+    trusted
+        types in a skops file to accept, by full name
+    task
+        what the model answers, where its file cannot tell: binary, multiclass, regression, ...
+    classes
+        its classes in the order of its probabilities, where its file cannot tell
     name
         name of the evaluation; none means the model's
     gate
         what must hold, one expression each, such as roc_auc >= 0.8
+    against
+        other models to compare with on the same rows, such as the champion
     positive
         class that counts as positive in a two-class task; none means the second one
+    costs
+        what a wrong answer costs, such as fp: 1 and fn: 5; chooses the threshold that is shipped
+    sensitive
+        columns by which the model must be fair, such as sex
+    time
+        column that says when a row came about, to see whether training looked into the future
+    ids
+        columns that name whom a row is about, to see who is in training and test
+    folds
+        folds of a cross-validation on the training rows; 0 for none
+    curve
+        draw the learning curve, which fits the model several times
+    skip
+        analyses to leave out: slices, explanation, robustness, checks, ...
     confidence
         coverage of the intervals, 0.95 for 95 in 100
     resamples
@@ -61,11 +109,17 @@ def evaluate(
     seed
         seed of the resampling
     """
-    source = model_source(model, data=data, target=target, ignore=ignore, trust=trust, where="evaluate")
-    loaded = load_model(source.model, trust=source.trust)
-    X, y = load_data(source.data, source.target, ignore=source.ignore)
+    source = model_source(
+        model, where="evaluate", data=data, target=target, ignore=ignore, train=train, validation=validation, trust=trust,
+        trusted=trusted, task=task, classes=classes,
+    )
+    loaded = source.load()
+    check_target(source, loaded.kind, "evaluate")
+    rows, former, tuned = (read_rows(source, path) if path else None for path in (source.data, source.train, source.validation))
     found = evaluate_model(
-        loaded, X, y, name=name or source.name, gate=gate, positive=positive, confidence=confidence,
-        resamples=resamples, seed=seed,
+        loaded, rows.X, rows.y, name=name or source.name, context=rows.context, gate=gate,
+        train=former and former.pair, validation=tuned and tuned.pair, against=_others(against, source),
+        positive=positive, costs=costs, sensitive=sensitive, time=time, ids=ids, folds=folds, curve=curve, skip=skip,
+        confidence=confidence, resamples=resamples, seed=seed,
     )
     return replace(found, sources=source.to_dict())
