@@ -320,11 +320,12 @@ def _concern(curve: Curve) -> str:
 def _evidence(case: Case, used: Case, curves: Sequence[Curve], metric: str) -> tuple[Evidence, ...]:
     import pandas as pd
 
-    rows = [
-        {"damage": c.damage.name.replace("_", " "), "strength": strength, "meaning": c.damage.unit, metric.replace("_", " "): found[metric]}
-        for c in curves for strength, found in c.values.items() if strength > 0
+    rows = [_table_row(c, metric) for c in curves if len(c.values) > 1]
+    notes = [
+        f"{metric.replace('_', ' ')} at each strength; undamaged {format_value(curves[0].values[0.0][metric])}.",
+        *(f"{c.damage.name.replace('_', ' ')}: {', '.join(f'{s:g}' for s in c.damage.strengths)}." for c in curves),
+        sampled_note(case, used),
     ]
-    notes = [f"Undamaged: {format_value(used.outcome and curves[0].values[0.0][metric])}.", sampled_note(case, used)]
     notes += [
         f"{c.damage.name.replace('_', ' ')}: refused from {c.refused:g} on ({c.reason})." for c in curves if c.refused is not None
     ]
@@ -334,6 +335,17 @@ def _evidence(case: Case, used: Case, curves: Sequence[Curve], metric: str) -> t
     if rows:
         return (*pieces, Evidence("Robustness", table=pd.DataFrame(rows), note=" ".join(filter(None, notes))))
     return (*pieces, Evidence("Robustness", text=" ".join(filter(None, notes))))
+
+
+def _table_row(curve: Curve, metric: str) -> dict[str, Any]:
+    """A kind of damage in one line: the metric at each strength."""
+    named = dict(zip(("slight", "mild", "clear", "strong", "severe"), curve.damage.strengths, strict=True))
+    lost = curve.lost.get(metric, (math.nan, math.nan))[0]
+    return {
+        "damage": curve.damage.name.replace("_", " "), "strength": curve.damage.unit,
+        **{f"{word}": curve.values.get(s, {}).get(metric, math.nan) for word, s in named.items()},
+        "advantage lost when mild": f"{100 * lost:.0f} %" if lost == lost else "–",
+    }
 
 
 def _figure(curves: Sequence[Curve], metric: str) -> Evidence:
@@ -347,11 +359,11 @@ def _figure(curves: Sequence[Curve], metric: str) -> Evidence:
             if curve.refused is not None:
                 axes.plot(steps[-1], shown[-1], marker="x", ms=9, mew=2, color=colour)
         axes.axvline(2, ls="--", lw=1, color=INK)
-        axes.set_xticks(range(6), ["none", "", "mild", "", "", "strong"])
+        axes.set_xticks(range(6), ["none", "slight", "mild", "clear", "strong", "severe"])
         axes.set(xlabel="damage", ylabel=metric.replace("_", " "))
         axes.legend(loc="best", fontsize=8)
 
-    note = "Strengths of each kind stand in the table; a cross is where the model refuses to answer."
+    note = "Strengths of each kind stand below the table; a cross is where the model refuses to answer."
     return draw(plot, "Metric under damage", note, 5.2, 3.4)
 
 

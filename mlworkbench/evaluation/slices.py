@@ -163,7 +163,8 @@ def _ends(losses: Losses, segment: Segment, confidence: float) -> tuple[float, f
 
 # %% ../../nbs/34_evaluation.slices.ipynb #c013
 def _weakest(losses: Losses, segments: Sequence[Segment], confidence: float, most: int = 10) -> list[Segment]:
-    """Those whose loss is surely high, each adding rows to those before it."""
+    """Those of at most half of the rows whose loss is surely high, each adding rows to those before it."""
+    segments = [s for s in segments if 2 * s.rows <= len(losses.values)]
     surely = {id(s): _ends(losses, s, confidence)[0] for s in segments}
     found: list[Segment] = []
     for segment in sorted(segments, key=lambda s: (-surely[id(s)], len(s.parts), s.name)):
@@ -272,7 +273,7 @@ def _evidence(
     case: Case, used: Case, losses: Losses, singles: Sequence[Segment], pairs: Sequence[Segment], weak: Sequence[Segment]
 ) -> tuple[Evidence, ...]:
     few = f"Segments of fewer than {LEAST} rows are not judged: not enough rows to say."
-    if not singles:
+    if not any(2 * s.rows <= len(losses.values) for s in singles):
         told = f"No column splits these {row_count(used.X):,} rows into segments of {LEAST} rows or more: not enough rows to say."
         return (Evidence("Segments", text=told),)
     likely = [s for s in pairs if s.p_value < 0.05]  # a pair is shown only where it says more than its columns
