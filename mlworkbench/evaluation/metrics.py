@@ -35,7 +35,7 @@ from mlworkbench.evaluation.several import (
     transform_families,
 )
 from .values import VALUES
-from ..statistics.intervals import check_confidence, draw_counts, percentile_interval
+from ..statistics.intervals import bootstrap_interval, check_confidence, draw_counts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -236,7 +236,8 @@ def metric_table(
         raise InputError(problem("metrics", "resamples must be 0 or more", resamples))
     values = metric_values(outcome)
     drawn = resample_metrics(outcome, resamples, seed) if resamples else {}
-    intervals = {name: percentile_interval(drawn[name], confidence) for name in values if name in drawn}
+    known = {name: value for name, value in values.items() if name in drawn}
+    intervals = {n: bootstrap_interval(drawn[n], value, outcome.rows, confidence) for n, value in known.items()}
     ends = {name: (found.low, found.high) for name, found in intervals.items()}
     if "calibration_error" in ends:
         ends["calibration_error"] = calibration_interval(outcome, confidence, seed)

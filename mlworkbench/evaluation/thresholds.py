@@ -41,8 +41,9 @@ def check_costs(costs: Mapping[str, Any], where: str = "costs") -> dict[str, flo
     """
     found = dict.fromkeys(COSTS, 0.0)
     for name, value in costs.items():
+        name = check_known(where, "cost", str(name), COSTS)
         try:
-            found[check_known(where, "cost", str(name), COSTS)] = float(value)
+            found[name] = float(value)
         except (TypeError, ValueError) as error:
             raise InputError(problem(where, f"{name} must be a number", repr(value))) from error
     if not all(math.isfinite(v) for v in found.values()):

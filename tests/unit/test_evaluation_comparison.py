@@ -43,7 +43,8 @@ def test_a_clearly_worse_model_is_a_concern_and_a_clearly_better_one_is_said_so(
     assert good.concerns == () and good.evidence[0].text.startswith("Surely better than champion: roc auc")
     bad = compare_section(case_of(weak, resamples=200), {"champion": strong})
     assert len(bad.concerns) == 1 and bad.concerns[0].startswith("Surely worse than champion")
-    assert bad.findings['against("champion").roc_auc.difference.high'] < 0 < good.findings['against("champion").roc_auc.difference.low']
+    ends = [s.findings[f'against("champion").roc_auc.difference.{e}'] for s, e in ((bad, "high"), (good, "low"))]
+    assert ends[0] < 0 < ends[1]
     assert good.facts["against"][0]["verdict"] == "better"
 
 

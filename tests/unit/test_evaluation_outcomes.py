@@ -62,7 +62,8 @@ def test_a_label_that_was_never_seen_in_training_still_has_a_column():
 
 
 def test_several_classes_a_row_are_codes_with_a_table_of_probabilities_each():
-    y = pd.DataFrame({"size": np.where(TAGS[:, 0], "large", "small"), "kind": np.array(["none", "one", "two"])[TAGS[:, 1] + TAGS[:, 2]]})
+    kinds = np.array(["none", "one", "two"])[TAGS[:, 1] + TAGS[:, 2]]
+    y = pd.DataFrame({"size": np.where(TAGS[:, 0], "large", "small"), "kind": kinds})
     outcome = predict_outcome(load_model(RandomForestClassifier(10, random_state=0).fit(X, y)), X, y)
     assert outcome.task == "multioutput" and [t.shape[1] for t in outcome.scores] == [2, 3]
     size, kind = split_outputs(outcome).values()
