@@ -124,7 +124,8 @@ def lightgbm_facts(booster: Any) -> dict[str, Any]:
     objective, count = told.get("objective", "").split(" ")[0], int(told.get("num_class", 1))
     names = booster.feature_name()
     unnamed = names == [f"Column_{i}" for i in range(len(names))]
-    facts = {"columns": None if unnamed else names, "features": len(names), "classes": None, "gives": "values", "task": None}
+    facts = {"columns": None if unnamed else names, "features": len(names), "classes": None, "gives": "values", "task": None,
+             "spelling": "underscores"}
     if objective.startswith("multiclass"):
         return {**facts, "task": "multiclass", "gives": "probabilities", "classes": list(range(count))}
     if objective == "binary":

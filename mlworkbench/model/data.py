@@ -130,6 +130,8 @@ def check_columns(expected: "Model | Sequence[str]", frame: Any, where: str = "d
             raise InputError(problem(where, f"it must have the {width} columns that the model was fitted on", got))
         return frame
     by_name = {str(c): c for c in frame.columns}
+    if isinstance(expected, Model):
+        by_name = {name if name in names else expected.spelled(name): c for name, c in by_name.items()}
     missing = [n for n in names if n not in by_name]
     extra = [n for n in by_name if n not in set(names)]
     if missing or extra:

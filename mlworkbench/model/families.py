@@ -96,6 +96,10 @@ class Model:
         found = self.estimator.transform(X)
         return np.asarray(found.toarray() if hasattr(found, "toarray") else found)
 
+    def spelled(self, name: str) -> str:
+        """How the model itself writes the name of a column: LightGBM has underscores for spaces."""
+        return "".join("_" if c.isspace() else c for c in name) if self.about.get("spelling") == "underscores" else name
+
     @property
     def positive_class(self) -> Any:
         """The class that a `threshold` is about: `positive`, else the second; None without classes."""

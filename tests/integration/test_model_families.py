@@ -180,6 +180,18 @@ def test_the_numbers_are_the_librarys_own():
     ).max() < 1e-5
 
 
+def test_lightgbm_knows_columns_by_their_names_with_spaces():
+    from mlworkbench.model.data import check_columns
+
+    spaced = X.rename(columns={"alcohol": "alcohol by volume"})
+    model = load_model(lightgbm.LGBMClassifier(n_estimators=3, **QUIET).fit(spaced, KINDS))
+    assert "alcohol_by_volume" in model.columns
+    shuffled = check_columns(model, spaced[spaced.columns[::-1]])
+    assert list(shuffled.columns) == list(spaced.columns)
+    with pytest.raises(InputError, match="no 'alcohol_by_volume'"):
+        check_columns(model, X)
+
+
 def test_a_network_for_pictures_learns_their_shape_from_the_first_that_it_is_asked_about(tmp_path):
     torch.manual_seed(0)
     pictures = np.random.default_rng(0).normal(size=(20, 1, 8, 8))

@@ -98,7 +98,8 @@ def test_a_tree_of_neighbours_with_planted_rows_is_refused(algorithm, tmp_path):
 
 
 @pytest.mark.parametrize("made", [
-    tree.DecisionTreeRegressor(), ensemble.GradientBoostingClassifier(n_estimators=2), ensemble.IsolationForest(n_estimators=5, max_features=2),
+    tree.DecisionTreeRegressor(), ensemble.GradientBoostingClassifier(n_estimators=2),
+    ensemble.IsolationForest(n_estimators=5, max_features=2),
     ensemble.BaggingClassifier(tree.DecisionTreeClassifier(), 3, max_features=2), ensemble.AdaBoostClassifier(n_estimators=2),
     ensemble.RandomTreesEmbedding(3), ensemble.HistGradientBoostingClassifier(max_iter=2, categorical_features=[0]),
     ensemble.StackingClassifier([("tree", tree.DecisionTreeClassifier())], tree.DecisionTreeClassifier()),
