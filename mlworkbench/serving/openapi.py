@@ -6,17 +6,32 @@
 __all__ = ['column_schema', 'row_schema', 'example_row', 'schemas', 'build_openapi']
 
 # %% ../../nbs/16_serving.openapi.ipynb #c003
+from dataclasses import replace
 from typing import Any
 
+from .columns import Column
+from .inputs import OPEN
 from .integrity import DEFAULTS
-from .signature import Column, Signature
+from .signature import Signature
 
 # %% ../../nbs/16_serving.openapi.ipynb #c005
 _JSON_TYPES = {"integer": "integer", "number": "number", "string": "string", "boolean": "boolean", "datetime": "string"}
 
 
+def _list_schema(column: Column) -> dict[str, Any]:
+    """The JSON schema of lists in lists, by their shape."""
+    schema: dict[str, Any] = {"type": _JSON_TYPES[column.items]}
+    for length in reversed(column.shape):
+        schema = {"type": "array", "items": schema}
+        if length is not None:
+            schema |= {"minItems": length, "maxItems": length}
+    return schema | {"type": ["array", "null"]} if column.nullable else schema
+
+
 def column_schema(column: Column) -> dict[str, Any]:
     """The JSON schema of one column's values."""
+    if column.type == "list":
+        return _list_schema(column)
     kind = _JSON_TYPES[column.type]
     schema: dict[str, Any] = {"type": [kind, "null"] if column.nullable else kind}
     about = ["ISO 8601 date and time"] if column.type == "datetime" else []
@@ -50,11 +65,20 @@ def example_row(signature: Signature, golden: dict[str, Any] | None = None) -> d
     rows = (golden or {}).get("rows") or []
     if rows:
         return max(rows[:16], key=lambda row: sum(v is not None for v in row.values()))
+    held = [c for c in signature.columns if not c.nullable or signature.input not in OPEN] or signature.columns[:3]
+    return {c.name: _example(c) for c in held}
+
+
+def _example(column: Column) -> Any:
+    if column.type == "list":
+        item = _example(replace(column, type=column.items, items=None, shape=None))
+        for length in reversed(column.shape):
+            item = [item] * (1 if length is None else length)
+        return item
     plain = {"integer": 1, "number": 1.0, "string": "a", "boolean": True, "datetime": "2026-01-31T08:00:00"}
-    return {
-        c.name: c.categories[0] if c.categories else c.minimum if c.minimum is not None else plain[c.type]
-        for c in signature.columns
-    }
+    if column.categories:
+        return column.categories[0]
+    return column.minimum if column.minimum is not None else plain[column.type]
 
 # %% ../../nbs/16_serving.openapi.ipynb #c011
 def _array(items: dict[str, Any], **rest: Any) -> dict[str, Any]:
@@ -62,11 +86,14 @@ def _array(items: dict[str, Any], **rest: Any) -> dict[str, Any]:
 
 
 def _prediction_schema(signature: Signature) -> dict[str, Any]:
-    if len(signature.outputs) > 1:
-        return {"type": ["array", "null"]}
-    if signature.classes is None:
-        return {"type": ["number", "null"]}
-    return {"enum": [*signature.classes, None]}
+    if signature.answer == "object":
+        return {"type": ["object", "null"], "additionalProperties": {"type": "number"}}
+    if signature.answer != "value":
+        names = f"one item each of {', '.join(signature.outputs[:20])}" if signature.answer == "list" else "lists in lists"
+        return {"type": ["array", "null"], "description": names}
+    if signature.labels is not None:
+        return {"enum": [*signature.labels, None]}
+    return {"type": ["number", "string", "boolean", "null"] if signature.task == "transform" else ["number", "null"]}
 
 
 def _answer_schema(signature: Signature) -> dict[str, Any]:
@@ -78,6 +105,8 @@ def _answer_schema(signature: Signature) -> dict[str, Any]:
     }
     if signature.classes is not None:
         properties |= {"probabilities": _array({"type": ["array", "null"]}), "classes": _array({})}
+    if signature.classes is not None or signature.task == "outlier":
+        properties |= {"decision": _array({"type": ["number", "array", "null"]})}
     return {"type": "object", "properties": properties, "required": ["predictions", "prediction_ids", "model"]}
 
 
@@ -144,7 +173,8 @@ def build_openapi(
 ) -> dict[str, Any]:
     """The OpenAPI 3.1 document of a bundle's service."""
     example = {"rows": [example_row(signature, golden)]}
-    label = signature.classes[0] if signature.classes else 1.0
+    single = signature.labels[0] if signature.labels else 1.0
+    label = [1.0] * len(signature.outputs) if len(signature.outputs) > 1 else single
     labels = {"labels": [{"prediction_id": "20260131T080000-1a2b3c4d-0", "label": label}]}
     return {
         "openapi": "3.1.0",
