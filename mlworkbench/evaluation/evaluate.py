@@ -122,7 +122,7 @@ def _calibration(case: Case, asked: Asked) -> Section | None:
 def _learning(case: Case, asked: Asked) -> Section | None:
     from mlworkbench.evaluation.learning import learning_section
 
-    if asked.train is None and asked.validation is None:
+    if asked.train is None and asked.validation is None and not asked.folds and not asked.curve:
         return None
     return learning_section(case, train=asked.train, validation=asked.validation, folds=asked.folds, curve=asked.curve)
 
@@ -141,7 +141,7 @@ def _latency(case: Case, asked: Asked) -> Section | None:
 
 ANALYSES: dict[str, Callable[[Case, Asked], Section | None]] = {
     "comparison": _against, "calibration": _calibration, "slices": _slices, "fairness": _fairness,
-    "explanation": _explanation, "robustness": _robustness, "checks": _checks, "latency": _latency,
+    "explanation": _explanation, "robustness": _robustness, "learning": _learning, "checks": _checks, "latency": _latency,
 }
 
 # %% ../../nbs/39_evaluation.evaluate.ipynb #c012
