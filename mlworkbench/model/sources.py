@@ -14,6 +14,7 @@ from ..core.errors import InputError, NotFound, closest, problem
 from ..core.references import find
 from .data import read_table, split_target
 from .loading import Model, load_model
+from .mlflow import name_of as registered_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,11 +90,17 @@ def model_source(model: str, *, where: str, **named: Any) -> ModelSource:
     return source
 
 
+def _name_of(model: str) -> str:
+    """A name for a model that the ledger does not know: of a registry's the registered name, of a function its own."""
+    if model.startswith("mlflow:"):
+        return registered_name(model.removeprefix("mlflow:")) or "model"
+    return model.split(":")[1].split("/")[-1] if ":" in model else Path(model).stem
+
+
 def known_model(model: str, *, where: str) -> ModelSource:
     """A model by reference, with what the ledger knows of it; of a file or address, nothing but its name."""
     if model != "latest" and not model.startswith(("latest:", "run:")) and (Path(model).suffix or ":" in model):
-        name = model.split(":")[1].split("/")[-1] if ":" in model else Path(model).stem
-        return ModelSource(model, name=name)
+        return ModelSource(model, name=_name_of(model))
     artifact = find("model", model, where=where)
     return ModelSource.from_dict({**artifact.details, "model": artifact.path, "name": artifact.name})
 
