@@ -129,7 +129,8 @@ class Client:
         Returns
         -------
         pandas.DataFrame
-            `prediction` and `prediction_id`; with a classifier `probability_<class>` as well. A frame's index is kept.
+            `prediction` and `prediction_id`; with a classifier `probability_<class>` as well, with others that have one
+            `decision`; of several outputs `probabilities_<number>`. A frame's index is kept.
 
         Raises
         ------
@@ -184,9 +185,19 @@ def _answered(answers: list[Mapping[str, Any]], index: Any) -> "pd.DataFrame":
     }
     if answers and answers[0].get("probabilities") is not None:
         shares = [row for answer in answers for row in answer["probabilities"]]
-        for number, name in enumerate(answers[0]["classes"]):
-            found[f"probability_{name}"] = [None if row is None else row[number] for row in shares]
+        found |= _share_columns(shares, answers[0].get("classes"))
+    if answers and answers[0].get("decision") is not None:
+        found["decision"] = [score for answer in answers for score in answer["decision"]]
     return pd.DataFrame(found, index=index)
+
+
+def _share_columns(shares: list[Any], classes: list[Any] | None) -> dict[str, list[Any]]:
+    """A column for each class; of several outputs a column for each, with the list of its probabilities."""
+    width = next((len(row) for row in shares if row is not None), 0)
+    several = classes is not None and any(isinstance(c, list) for c in classes)
+    names = range(width) if classes is None or several else classes
+    label = "probabilities" if several else "probability"
+    return {f"{label}_{name}": [None if row is None else row[i] for row in shares] for i, name in enumerate(names)}
 
 
 def label_records(labels: Any) -> list[dict[str, Any]]:
