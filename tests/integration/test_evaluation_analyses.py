@@ -1,0 +1,164 @@
+"""Slices, fairness, explanation and robustness take any task and any form of rows, or say why not."""
+
+import json
+import math
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.sparse import csr_matrix
+from sklearn.cluster import KMeans
+from sklearn.compose import make_column_transformer
+from sklearn.decomposition import PCA
+from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.multioutput import MultiOutputClassifier
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+from sklearn.svm import LinearSVC
+
+from mlworkbench.core.errors import InputError, NotFound
+from mlworkbench.core.results import plain
+from mlworkbench.evaluation.explanation import explain_rows, explanation_section
+from mlworkbench.evaluation.fairness import fairness_section
+from mlworkbench.evaluation.outcomes import predict_outcome
+from mlworkbench.evaluation.robustness import robustness_section
+from mlworkbench.evaluation.sections import Case
+from mlworkbench.evaluation.slices import slices_section
+from mlworkbench.model.loading import wrap
+
+ROWS = 240
+R = np.random.default_rng(0)
+X = R.normal(size=(2 * ROWS, 4))
+SIGN = (X[:, 0] + 0.5 * X[:, 1] + R.normal(0, 0.5, 2 * ROWS) > 0).astype(int)
+THREE = np.array(["low", "mid", "top"])[np.digitize(X[:, 0] + R.normal(0, 0.4, 2 * ROWS), [-0.6, 0.6])]
+WORDS = np.array(["good fine sun", "bad rain cold", "town tree sun", "rain bad tree"])
+
+
+def frame():
+    """Every kind of column, some missing, names with spaces and beyond ASCII."""
+    table = pd.DataFrame(X, columns=["größe in m", "b", "c", "d"])
+    table["town"] = pd.Categorical(R.choice(["Ulm", "Köln"], len(X)))
+    table["maybe"] = pd.array(R.choice([1, 2, 3], len(X)), dtype="Int64")
+    table.loc[::17, "maybe"] = pd.NA
+    table["when"] = pd.date_range("2024-01-01", periods=len(X))
+    table["flag"] = R.random(len(X)) < 0.5
+    table["note"] = R.choice(WORDS, len(X)) + pd.Series(range(len(X))).astype(str).to_numpy()
+    return table
+
+
+def mixed():
+    table = frame()
+    taken = make_column_transformer(
+        ("passthrough", ["größe in m", "b"]), (OneHotEncoder(handle_unknown="ignore"), ["town", "flag"]), (TfidfVectorizer(), "note")
+    )
+    return make_pipeline(taken, LogisticRegression(max_iter=300)), table, SIGN
+
+
+def text():
+    words = pd.Series(WORDS[R.integers(0, 4, len(X))] + " " + pd.Series(R.integers(0, 99, len(X))).astype(str), name="text")
+    return make_pipeline(TfidfVectorizer(), LogisticRegression()), words, np.where(words.str.contains("bad"), "n", "y")
+
+
+KINDS = {
+    "mixed frame": mixed,
+    "array without names": lambda: (HistGradientBoostingClassifier(max_iter=10), X, THREE),
+    "decision function only": lambda: (LinearSVC(), X.astype("float32"), SIGN),
+    "sparse": lambda: (LogisticRegression(), csr_matrix(np.where(abs(X) < 0.3, 0, X)), SIGN.astype(bool)),
+    "text": text,
+    "integers": lambda: (LogisticRegression(), (10 * X).astype(int), SIGN),
+    "regression": lambda: (LinearRegression(), pd.DataFrame(X, columns=list("abcd")), X[:, 0] + R.normal(size=len(X))),
+    "several numbers": lambda: (Ridge(), X, np.stack([X[:, 0] + R.normal(size=len(X)), X[:, 1]], axis=1)),
+    "several labels": lambda: (OneVsRestClassifier(LogisticRegression()), X, np.stack([SIGN, 1 - SIGN, SIGN], axis=1)),
+    "several classes": lambda: (MultiOutputClassifier(LogisticRegression()), X, np.stack([THREE, THREE[::-1]], axis=1)),
+    "outliers": lambda: (IsolationForest(n_estimators=20, random_state=0), X, None),
+    "known outliers": lambda: (IsolationForest(n_estimators=20, random_state=0), X, np.where(abs(X).max(axis=1) > 2.4, -1, 1)),
+    "clusters": lambda: (KMeans(3, n_init=1, random_state=0), X, None),
+    "transformer": lambda: (PCA(2, random_state=0), pd.DataFrame(X, columns=list("abcd")), None),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def case(request):
+    estimator, rows, y = KINDS[request.param]()
+
+    def part(values, which):
+        return values.iloc[which] if hasattr(values, "iloc") else values[which]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        estimator.fit(part(rows, slice(ROWS)), None if y is None or request.param == "known outliers" else y[:ROWS])
+    model = wrap(estimator)
+    held = part(rows, slice(ROWS, None))
+    truth = None if y is None else np.asarray(y)[ROWS:]
+    context = pd.DataFrame({"group": R.choice(["left", "right"], ROWS), "rare": ["one"] * 3 + ["rest"] * (ROWS - 3)})
+    return Case(model, held, truth, predict_outcome(model, held, truth), context, resamples=20)
+
+
+def check(section):
+    assert section.evidence, "there is always something to show"
+    for piece in section.evidence:
+        assert piece.html()
+        assert (piece.table is not None) + bool(piece.svg) + bool(piece.text) == 1
+    assert all(isinstance(v, float) for v in section.findings.values())
+    json.dumps(plain(section.facts), allow_nan=False)
+    assert all(isinstance(text, str) and text.endswith(".") for text in section.concerns)
+
+
+def test_slices_of_any_task_and_form(case):
+    section = slices_section(case, ["group", "rare"])
+    check(section)
+    if case.outcome.task not in ("cluster",) and section.findings:
+        few = [v for k, v in section.findings.items() if k.startswith('slice("rare", "one")')]
+        assert few and all(math.isnan(v) for v in few), "three rows are not enough to say"
+
+
+def test_fairness_of_any_task_and_form(case):
+    section = fairness_section(case, ["group", "rare"])
+    check(section)
+    unknown = [v for k, v in section.findings.items() if k.startswith('fairness("rare")')]
+    assert all(math.isnan(v) for v in unknown)
+
+
+def test_explanation_of_any_task_and_form(case):
+    check(explanation_section(case))
+
+
+def test_robustness_of_any_task_and_form(case):
+    check(robustness_section(case))
+
+
+def test_rows_are_explained_in_any_form_with_columns(case):
+    if len(getattr(case.X, "shape", ())) < 2:
+        with pytest.raises(InputError, match="columns"):
+            explain_rows(case.model, case.X.iloc[:2], case.X.iloc[:9])
+        return
+    rows, behind = (case.X.iloc[part] if hasattr(case.X, "iloc") else case.X[part] for part in (slice(2), slice(5, 14)))
+    told = explain_rows(case.model, rows, behind, evaluations=40)
+    columns = told.columns[:-2]
+    assert len(columns) == case.X.shape[1]
+    np.testing.assert_allclose(told[columns].sum(axis=1), told["output"] - told["base"], atol=1e-9)
+
+
+def test_equal_input_gives_equal_sections():
+    estimator, rows, y = mixed()
+    model = wrap(estimator.fit(rows[:ROWS], y[:ROWS]))
+    held = rows[ROWS:]
+    made = [Case(model, held, y[ROWS:], predict_outcome(model, held, y[ROWS:]), resamples=20, seed=3) for _ in range(2)]
+    for section in (slices_section, lambda c: fairness_section(c, ["town"]), explanation_section, robustness_section):
+        one, two = (section(m) for m in made)
+        assert json.dumps(plain(one.facts)) == json.dumps(plain(two.facts))
+        assert [e.html() for e in one.evidence] == [e.html() for e in two.evidence]
+        np.testing.assert_equal(dict(one.findings), dict(two.findings))
+
+
+def test_the_closest_column_is_named():
+    model = wrap(LinearRegression().fit(pd.DataFrame(X, columns=["ab", "cd", "ef", "gh"]), X[:, 0]))
+    held = pd.DataFrame(X, columns=["ab", "cd", "ef", "gh"])
+    made = Case(model, held, X[:, 0], predict_outcome(model, held, X[:, 0]), resamples=0)
+    for ask in (lambda: slices_section(made, ["a b"]), lambda: fairness_section(made, ["a b"])):
+        with pytest.raises(NotFound, match="Did you mean 'ab'"):
+            ask()
