@@ -95,12 +95,14 @@ def _verdict(case: ElementTree.Element, result: Result, fault: str, told: str) -
 def escape_markdown(text: Any) -> str:
     """Text that shows as it is: one line, nothing bold, linked, folded, or sent to anybody."""
     line = " ".join(_clean(text).split())
+    line = re.sub(r"&(?=#?\w+;)", "&amp;", line)
     line = re.sub(r"([\\`*_\[\]<>|~$])", r"\\\1", line)
     line = line.replace("\\<", "&lt;").replace("\\>", "&gt;")
     line = re.sub(r"(?<=\w)\\_(?=\w)", "_", line)  # GitHub keeps underscores within words
     line = re.sub(r"([@#])(?=\w)", "\\1\u2060", line)  # a word joiner, unseen, keeps names and numbers from linking
     line = re.sub(r"(https?):(?=//)", "\\1\u2060:", line)
-    return re.sub(r"^([-+#]|\d+[.)])(?=\s|$)", r"\\\1", line)
+    line = re.sub(r"^([-+=]|#+)(?=\s|$)", r"\\\1", line)  # no list, title or rule begins with it
+    return re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", line)
 
 
 def code_span(text: Any) -> str:
