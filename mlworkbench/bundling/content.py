@@ -166,6 +166,8 @@ def _write_model(folder: Path, model: "Model") -> dict[str, Any]:
 
 def write_content(folder: Path, parts: Parts, environment: str = "isolated") -> dict[str, Any]:
     """Write all content files of a bundle into `folder`, and the manifest over them; returns the manifest."""
+    from mlworkbench.model.contract import render_signature
+
     report("writing the bundle's files")
     write_code(folder)
     about = _write_model(folder, parts.model)
@@ -177,6 +179,7 @@ def write_content(folder: Path, parts: Parts, environment: str = "isolated") -> 
     for name, piece in pieces.items():
         if piece is not None:
             write_json(folder / f"{name}.json", piece)
+    (folder / "signature.yaml").write_text(render_signature(parts.signature), encoding="utf-8")
     if parts.card:
         (folder / "model_card.md").write_text(parts.card, encoding="utf-8")
     return _write_manifest(folder, parts, about, computing_libraries(pins, modules))
