@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InputError, WorkbenchError, check_known, problem
 from ..core.evidence import Evidence, format_value
-from ..core.jobs import report
+from ..core.jobs import heard_by, listening, report
 from ..core.settings import setting
 from .card import render_card
 from .more_figures import figures_of
@@ -145,11 +145,27 @@ ANALYSES: dict[str, Callable[[Case, Asked], Section | None]] = {
 }
 
 # %% ../../nbs/39_evaluation.evaluate.ipynb #c012
+@contextlib.contextmanager
+def _share(start: float, end: float) -> Iterator[None]:
+    """Within the block, progress of 0..1 is told as `start`..`end` of the whole; it never goes back."""
+    also, reached = heard_by(), start
+
+    def hear(text: str, fraction: float | None) -> None:
+        nonlocal reached
+        reached = max(reached, start + (end - start) * (fraction or 0.0))
+        if also is not None:
+            also(text, reached)
+
+    with listening(hear):
+        yield
+
+# %% ../../nbs/39_evaluation.evaluate.ipynb #c013
 def _sections(case: Case, asked: Asked, skip: Sequence[str]) -> Iterator[Section]:
     wanted = [name for name in ANALYSES if name not in skip]
-    for name in wanted:
+    for i, name in enumerate(wanted):
         try:
-            made = ANALYSES[name](case, asked)
+            with _share(i / len(wanted), (i + 1) / len(wanted)):
+                made = ANALYSES[name](case, asked)
         except WorkbenchError:
             raise
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
@@ -159,7 +175,7 @@ def _sections(case: Case, asked: Asked, skip: Sequence[str]) -> Iterator[Section
         if made is not None:
             yield made
 
-# %% ../../nbs/39_evaluation.evaluate.ipynb #c014
+# %% ../../nbs/39_evaluation.evaluate.ipynb #c015
 def _check_rules(rules: Sequence[Rule], outcome: Outcome, asked: Asked) -> None:
     for rule in rules:
         if rule.head in METRICS:
@@ -188,7 +204,7 @@ def _no_better(metrics: "pd.DataFrame", outcome: Outcome) -> tuple[str, ...]:
     told = f"{name.replace('_', ' ')} {format_value(float(row['value']))} against {format_value(float(row['baseline']))}"
     return (f"The model is not surely better than a guess that never looks at the features: {told}.",)
 
-# %% ../../nbs/39_evaluation.evaluate.ipynb #c016
+# %% ../../nbs/39_evaluation.evaluate.ipynb #c017
 def _with_threshold(case: Case, asked: Asked) -> tuple[Case, Section | None]:
     from mlworkbench.evaluation.thresholds import apply_threshold, threshold_section
 
@@ -202,7 +218,7 @@ def _with_threshold(case: Case, asked: Asked) -> tuple[Case, Section | None]:
     model = replace(case.model, threshold=value, positive=outcome.classes[outcome.positive])
     return replace(case, model=model, outcome=apply_threshold(outcome, value)), section
 
-# %% ../../nbs/39_evaluation.evaluate.ipynb #c018
+# %% ../../nbs/39_evaluation.evaluate.ipynb #c019
 def evaluate(
     model: Any, X: Any, y: Any = None, *, name: str | None = None, context: "pd.DataFrame | None" = None, gate: Gate = None,
     train: tuple[Any, Any] | None = None, validation: tuple[Any, Any] | None = None,
@@ -267,7 +283,7 @@ def evaluate(
     made = Evaluation(**found, notes=tuple(notes))
     return replace(made, card=render_card(made))
 
-# %% ../../nbs/39_evaluation.evaluate.ipynb #c019
+# %% ../../nbs/39_evaluation.evaluate.ipynb #c020
 def _models(against: Mapping[str, Any] | Sequence[Any] | None) -> dict[str, Model]:
     """Other models by name; of a list, their own names."""
     if isinstance(against, Mapping):
@@ -293,7 +309,7 @@ def _told(caught: list[warnings.WarningMessage]) -> list[str]:
     texts = (f"{w.category.__name__}: {(str(w.message).strip() or 'no text').splitlines()[0][:300]}" for w in caught)
     return list(dict.fromkeys(texts))
 
-# %% ../../nbs/39_evaluation.evaluate.ipynb #c020
+# %% ../../nbs/39_evaluation.evaluate.ipynb #c021
 def _case(model: Model, X: Any, y: Any, context: "pd.DataFrame | None", asked: Asked, **options: Any) -> Case:
     """Ask the model once, and check all that can be checked before the long part of the work."""
     report(f"predicting {row_count(X):,} rows")
