@@ -17,6 +17,7 @@ from mlworkbench.evaluation.several import (
     PAIRED_ROWS,
     SPREAD_ROWS,
     has_neighbours,
+    label_ranking_precisions,
     outlier_families,
     sample_rows,
     transform_families,
@@ -126,7 +127,7 @@ def several_labels_values(outcome: Outcome) -> Values:
     if len(held):
         found["roc_auc"] = metrics.roc_auc_score(truth[:, held], outcome.scores[:, held])
         found["average_precision"] = metrics.average_precision_score(truth[:, held], outcome.scores[:, held])
-    found["label_ranking_average_precision"] = metrics.label_ranking_average_precision_score(truth, outcome.scores)
+    found["label_ranking_average_precision"] = label_ranking_precisions(outcome).mean()  # scikit-learn loops over rows
     return found | (_mean_values(outcome, ("log_loss", "brier")) if outcome.probable else {})
 
 # %% ../../nbs/31_evaluation.values.ipynb #c012
