@@ -342,7 +342,8 @@ def build_bundle(
     environment
         ``isolated`` or ``current``; None: the setting bundling.environment.
     golden_rows, tolerance
-        Rows for the proof, and the largest difference that counts as equal; None: from settings.
+        Rows for the proof, and the largest difference that counts as equal; None: from settings, and for a family that
+        computes in 32 bits (boosters, networks) its own coarser one.
     seed
         Seed of the golden rows.
 
@@ -353,14 +354,15 @@ def build_bundle(
     GateFailed
         Parity does not hold; nothing was kept.
     """
+    from mlworkbench.model.families import family_named
     from mlworkbench.model.loading import load_model
 
-    name = safe_name(name)
+    name, model = safe_name(name), load_model(model)
     environment = check_known("bundle", "environment", environment or setting("bundling.environment"), ("isolated", "current"))
     rows = setting("bundling.golden_rows") if golden_rows is None else golden_rows
-    tolerance = setting("bundling.tolerance") if tolerance is None else tolerance
-    parts = make_parts(load_model(model), name=name, examples=examples, evaluation=evaluation, rows=rows,
-                       tolerance=tolerance, seed=seed)
+    if tolerance is None:
+        tolerance = max(setting("bundling.tolerance"), family_named(model.family).tolerance)
+    parts = make_parts(model, name=name, examples=examples, evaluation=evaluation, rows=rows, tolerance=tolerance, seed=seed)
     home = bento_home()
     with workspace().lock(f"bundle-{name}"), _staging(home) as work:
         return load_bundle(_build(parts, home, work, environment))
