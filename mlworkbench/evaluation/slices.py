@@ -28,7 +28,7 @@ from mlworkbench.evaluation.segments import (
     weak_segments,
 )
 from .tables import row_count, sample_case, sampled_note
-from ..statistics.intervals import Interval, mean_interval, percentile_interval, wilson_interval
+from ..statistics.intervals import Interval, bootstrap_interval, mean_interval, wilson_interval
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _ROWS = 200_000  # of more, a sample is looked at
 _COLUMNS = 60  # of more, those that go most with the model's answers are looked at
-_TOLD = 12  # columns whose segments' metrics are all findings, beside those asked for
+_TOLD = 6  # columns whose segments' metrics are all findings, beside those asked for
 _RESAMPLES = 200  # of each segment: its interval is for reading, not for proof
 
 # %% ../../nbs/34_evaluation.slices.ipynb #c006
@@ -83,13 +83,19 @@ def segment_metrics(
         shrink = math.sqrt(most / outcome.rows)
     drawn = resample_metrics(part, min(resamples, _RESAMPLES), seed)
     centre = metric_values(part) if shrink < 1 else values
-    return {name: (value, _around(drawn.get(name), value, centre[name], shrink, confidence)) for name, value in values.items()}
+    drawn.pop("calibration_error", None)  # what is drawn of it is too large: `evaluation.calibration` has its interval
+    return {
+        name: (value, _around(drawn.get(name), value, centre[name], shrink, outcome.rows, confidence))
+        for name, value in values.items()
+    }
 
 
-def _around(drawn: "np.ndarray | None", value: float, centre: float, shrink: float, confidence: float) -> Interval:
+def _around(
+    drawn: "np.ndarray | None", value: float, centre: float, shrink: float, rows: int, confidence: float
+) -> Interval:
     if drawn is None or math.isnan(value):
         return Interval(math.nan, math.nan, confidence)
-    return percentile_interval(value + (drawn - centre) * shrink, confidence)
+    return bootstrap_interval(value + (drawn - centre) * shrink, value, rows, confidence)
 
 # %% ../../nbs/34_evaluation.slices.ipynb #c010
 def _column_findings(case: Case, cut: Cut, **options: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
