@@ -12,10 +12,31 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
+from sklearn.cluster import KMeans
+from sklearn.compose import TransformedTargetRegressor, make_column_transformer
 from sklearn.datasets import make_classification
 from sklearn.decomposition import PCA
-from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
-from sklearn.preprocessing import StandardScaler
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    IsolationForest,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.feature_extraction import DictVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge, RidgeClassifier
+from sklearn.model_selection import GridSearchCV
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.naive_bayes import MultinomialNB
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, LocalOutlierFactor
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from sklearn.svm import LinearSVC
 from sklearn.utils import all_estimators, get_tags
 
 ROWS = 90
@@ -209,3 +230,75 @@ def fitted_zoo() -> Iterator[Case]:
         estimator = build(name, made)
         X, y = data_for(name, estimator)
         yield name, fit(estimator, X, y), X, y
+
+
+def mixed() -> pd.DataFrame:
+    """What a table in the wild holds: gaps, dates, categories, nullable types, text, names with spaces and umlauts."""
+    X, n = numbers(), ROWS
+    return pd.DataFrame({
+        "height in m": X["height"].astype("float32"), "Größe, größer als 0": X["größe"].where(np.arange(n) % 6 > 0),
+        "visits": pd.array([None if i % 9 == 4 else i % 5 for i in range(n)], dtype="Int64"),
+        "member": pd.array([None if i % 11 == 5 else i % 3 == 0 for i in range(n)], dtype="boolean"),
+        "paid": [i % 4 == 1 for i in range(n)], "level": np.arange(n, dtype="int8") % 7,
+        "grade": pd.Categorical([["low", "mid", None, "high"][i % 4] for i in range(n)], ["low", "mid", "high"], ordered=True),
+        "rooms": pd.Categorical([(3, 1, 2)[i % 3] for i in range(n)]), "region": [["nord", "süd", None][i % 3] for i in range(n)],
+        "note": texts(), "since": pd.date_range("2024-02-27", periods=n, freq="31h"),
+        "seen": pd.date_range("2024-02-27", periods=n, freq="7D", tz="Europe/Zurich"),
+    })
+
+
+def mixed_pipeline(last: Any) -> Any:
+    """A pipeline that uses each column of `mixed`."""
+    numeric = make_pipeline(SimpleImputer(), StandardScaler())
+    moments = make_pipeline(FunctionTransformer(np.asarray, kw_args={"dtype": "float64"}), StandardScaler())
+    words = make_pipeline(SimpleImputer(strategy="constant", fill_value="?"), OneHotEncoder(handle_unknown="ignore"))
+    return make_pipeline(make_column_transformer(
+        (numeric, ["height in m", "Größe, größer als 0", "visits", "member", "paid", "level"]),
+        (OneHotEncoder(handle_unknown="ignore"), ["grade", "rooms"]), (words, ["region"]), (TfidfVectorizer(), "note"),
+        (moments, ["since"]), (moments, ["seen"]),
+    ), last)
+
+
+def fitted_more() -> Iterator[Case]:
+    """Name, fitted estimator, X and y of what people bring beyond the defaults of single estimators."""
+    X, y = numbers(), classes(2)
+    forest = RandomForestClassifier(5, random_state=0)
+    sparse = TfidfVectorizer().fit_transform(texts())
+    cases: dict[str, tuple[Any, Any, Any]] = {
+        "mixed columns, binary": (mixed_pipeline(LogisticRegression()), mixed(), y),
+        "mixed columns, regression": (mixed_pipeline(Ridge()), mixed(), target()),
+        "mixed columns, multilabel": (mixed_pipeline(forest), mixed(), two_labels()),
+        "native categories": (HistGradientBoostingClassifier(max_iter=5, categorical_features="from_dtype"),
+                              mixed()[["grade", "rooms", "height in m"]], y),
+        "labels that are booleans": (LogisticRegression(), X, y == "blue"),
+        "labels that are integers": (LogisticRegression(), X, np.where(y == "blue", 7, -3)),
+        "labels that are floats": (LogisticRegression(), X, np.where(y == "blue", 1.0, 2.0)),
+        "decision function only": (LinearSVC(), X, y),
+        "decision function only, several classes": (RidgeClassifier(), X, classes(3)),
+        "several outputs of text": (forest, X, np.column_stack([classes(3), classes(2)])),
+        "several labels as indicators": (OneVsRestClassifier(LogisticRegression()), X, two_labels()),
+        "several labels of a network": (MLPClassifier(max_iter=20, random_state=0), X, two_labels()),
+        "several labels of neighbours": (KNeighborsClassifier(), X, two_labels()),
+        "several numbers of neighbours": (KNeighborsRegressor(), X, two_numbers()),
+        "several numbers of a process": (GaussianProcessRegressor(), X, two_numbers()),
+        "an array without names": (LogisticRegression(), X.to_numpy(), y),
+        "an array of single precision": (RandomForestRegressor(5, random_state=0), X.to_numpy(dtype="float32"), target()),
+        "a frame with numbers for names": (LogisticRegression(), X.set_axis(range(4), axis=1), y),
+        "a sparse matrix": (LogisticRegression(), sparse, y),
+        "a sparse array of counts": (MultinomialNB(), csr_array(CountVectorizer().fit_transform(texts())), y),
+        "sparse columns of a frame": (LogisticRegression(), pd.get_dummies(kinds(), sparse=True, dtype="float64"), y),
+        "texts in a list": (make_pipeline(TfidfVectorizer(), LogisticRegression()), texts(), y),
+        "texts in a series": (make_pipeline(CountVectorizer(), MultinomialNB()), pd.Series(texts(), name="body"), y),
+        "texts in an array": (make_pipeline(TfidfVectorizer(), Ridge()), np.array(texts()), target()),
+        "records": (make_pipeline(DictVectorizer(), LogisticRegression()), records(), y),
+        "a search over a pipeline": (
+            GridSearchCV(make_pipeline(StandardScaler(), LogisticRegression()), {"logisticregression__C": [1.0]}, cv=2), X, y),
+        "clusters of a pipeline": (make_pipeline(StandardScaler(), KMeans(3, n_init=1, random_state=0)), X, None),
+        "outliers of a pipeline": (make_pipeline(StandardScaler(), IsolationForest(n_estimators=5, random_state=0)), X, None),
+        "outliers against their neighbours": (LocalOutlierFactor(novelty=True), X.to_numpy(), None),
+        "a target that was transformed": (TransformedTargetRegressor(Ridge(), func=np.log, inverse_func=np.exp), X, target()),
+        "a transformer that gives a frame": (StandardScaler().set_output(transform="pandas"), X, None),
+        "gaps that the model takes": (HistGradientBoostingRegressor(max_iter=5), gaps(), target()),
+    }
+    for name, (estimator, data, y) in cases.items():
+        yield name, fit(estimator, data, y), data, y
