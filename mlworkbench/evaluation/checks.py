@@ -185,7 +185,7 @@ def _check_time(found: Found, case: Case, others: "pd.DataFrame | None", time: s
 NEARLY, ENOUGH = 0.995, 200  # the share of one value that makes a column nearly constant, from so many rows on
 
 
-def _check_columns(found: Found, frame: "pd.DataFrame") -> None:
+def _check_columns(found: Found, frame: "pd.DataFrame", train: "pd.DataFrame | None") -> None:
     import pandas as pd
 
     rows, kinds, rarely, gaps = len(frame), [], [], {}
@@ -204,22 +204,36 @@ def _check_columns(found: Found, frame: "pd.DataFrame") -> None:
     found.add("constant columns", f"{len(kinds)} of {len(frame.columns)}", concern if 0 < len(kinds) <= natural else "")
     concern = _told(rarely, "differs", "differ") + f" from one value in {_share(1 - NEARLY)} of the rows at most."
     found.add("nearly constant columns", f"{len(rarely)} of {len(frame.columns)}", concern if 0 < len(rarely) <= natural else "")
-    _check_gaps(found, gaps, {name for name in kinds})
+    _check_gaps(found, frame, gaps, train)
 
 
-def _check_gaps(found: Found, gaps: dict[Any, float], constant: set[Any]) -> None:
+def _check_gaps(found: Found, frame: "pd.DataFrame", gaps: dict[Any, float], train: "pd.DataFrame | None") -> None:
     import pandas as pd
 
     worst = max(gaps, key=gaps.get)
     found.findings["checks.missing"] = gaps[worst]
-    hollow = [name for name, share in gaps.items() if share >= 0.5 and name not in constant]
-    concern = _told(hollow, "is", "are") + " missing in half of the rows or more."
+    odd = [] if train is None else _other_gaps(frame, gaps, train)
     told = f"most in {str(worst)!r}: {_share(gaps[worst])} of the rows" if gaps[worst] else "none"
-    found.add("missing values", told, concern if hollow else "")
+    concern = _told(odd, "is", "are") + " missing surely more or less often than in the training rows."
+    found.add("missing values", told, concern if odd else "")
     if gaps[worst]:
         shown = sorted((n for n in gaps if gaps[n]), key=lambda n: -gaps[n])[:10]
         table = pd.DataFrame({"column": [str(n) for n in shown], "missing": [_share(gaps[n]) for n in shown]})
         found.evidence.append(Evidence("Missing values", table=table))
+
+
+def _other_gaps(frame: "pd.DataFrame", gaps: dict[Any, float], train: "pd.DataFrame") -> list[Any]:
+    """Columns whose share of missing values is surely and clearly another in the training rows."""
+    from mlworkbench.statistics.tests import holm, two_sample_chi2
+
+    before = {name: float((value_codes(train[name]) < 0).mean()) for name in gaps}
+    names = [name for name in gaps if gaps[name] or before[name]]
+    tests = [
+        two_sample_chi2([share * rows, (1 - share) * rows], [gaps[name] * len(frame), (1 - gaps[name]) * len(frame)])
+        for name in names for share, rows in [(before[name], len(train))]
+    ]
+    sure = holm([test.p_value for test in tests]) if tests else []
+    return [name for name, test, p in zip(names, tests, sure, strict=True) if p < 0.001 and test.effect >= 0.1]
 
 # %% ../../nbs/36_evaluation.checks.ipynb #c017
 LEAST_OF_CLASS = 5
@@ -335,7 +349,7 @@ def checks_section(
         _check_copies(found, frame, targets, trained if targets else None if trained is None else (trained[0], []), case.seed)
         if targets:
             _check_leaks(found, frame, targets, case.outcome.task not in ("regression", "multitarget"), case.seed)
-        _check_columns(found, frame)
+        _check_columns(found, frame, None if trained is None else trained[0])
     else:
         found.add("columns and copies", f"{width:,} columns are too many to look at each", verdict="not looked at")
     _check_ids(found, case, whole, ids)

@@ -232,8 +232,13 @@ def fold_summary(values: "pd.DataFrame", confidence: float = 0.95) -> "pd.DataFr
     table = values.to_numpy(dtype=float)
     mean, std = table.mean(axis=1), table.std(axis=1, ddof=1)
     half = float(t.ppf(0.5 + confidence / 2, folds - 1)) * std * np.sqrt(1 / folds + 1 / (folds - 1))
-    found = {"metric": list(values.index), "mean": mean, "std": std, "low": mean - half, "high": mean + half}
-    return type(values)(found)
+    low, high = mean - half, mean + half
+    for place, name in enumerate(values.index):  # what cannot be above 1, or an error below 0, is not said to be
+        if METRICS[name].higher is False:
+            low[place] = max(low[place], 0.0)
+        elif METRICS[name].higher and name != "calinski_harabasz":
+            high[place] = min(high[place], 1.0)
+    return type(values)({"metric": list(values.index), "mean": mean, "std": std, "low": low, "high": high})
 
 # %% ../../nbs/36_evaluation.learning.ipynb #c017
 SCORERS = {"roc_auc": "roc_auc", "balanced_accuracy": "balanced_accuracy", "r2": "r2", "average_precision": "average_precision",
