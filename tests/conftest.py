@@ -10,6 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+# the two analyses that ask the model most often: their own tests, and those of the whole page, ask for them
+os.environ.setdefault("MLWORKBENCH_EVALUATION_SKIP", "[explanation, robustness]")
 
 
 @pytest.fixture

@@ -8,26 +8,30 @@ __all__ = ['SOURCES', 'FEEDS', 'Workbench']
 # %% ../../nbs/97_app.workbench.ipynb #c003
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from .. import stages
 from .run import run_stage
 from ..core.results import Result
 from ..core.workspace import safe_name
+from ..model.sources import ModelSource, other_models
 from ..panels.stage_panel import StagePanel
 from ..panels.stepper import Stepper
 
 # %% ../../nbs/97_app.workbench.ipynb #c005
-SOURCES = {"evaluate": ("model", "data", "target", "ignore", "trust", "name"),
-           "bundle": ("evaluation", "model", "data", "target", "ignore", "trust", "name")}
+_MODEL = ("model", "data", "target", "ignore", "trust", "trusted", "task", "classes", "name")
+SOURCES = {"evaluate": (*_MODEL, "train", "validation"), "bundle": ("evaluation", *_MODEL)}
 FEEDS = {"bundle": {"containerize": "tag", "deploy": "tag"}, "deploy": {"monitor": "name"}}
 
 
 def _words(model: Any, X: Any, name: str) -> dict[str, str]:
     """What to show for the fields that the notebook gives."""
-    kind = getattr(getattr(model, "steps", [[None, model]])[-1][1], "__class__", type(model)).__name__
-    rows, columns = X.shape
-    return {"model": f"{kind}, in memory", "data": f"{rows:,} rows, {columns} columns", "name": name}
+    last = getattr(model, "steps", [[None, model]])[-1][1]
+    kind = str(model) if isinstance(model, (str, Path)) else f"{type(last).__name__}, in memory"
+    shape = getattr(X, "shape", (len(X),))
+    columns = f", {shape[1]} columns" if len(shape) > 1 else ""
+    return {"model": kind, "data": f"{shape[0]:,} rows{columns}", "name": name}
 
 # %% ../../nbs/97_app.workbench.ipynb #c007
 class Workbench:
@@ -43,10 +47,16 @@ class Workbench:
         The true answers, shape (rows,).
     name
         Name of what is made: lower-case letters, digits and ``-_.``.
+    train, validation
+        Rows and answers that the model was fitted and tuned on; None: not known.
+    context
+        Columns of the rows that the model does not take: ids, times, groups.
     """
 
-    def __init__(self, model: Any, X: Any, y: Any, *, name: str = "model"):
+    def __init__(self, model: Any, X: Any, y: Any = None, *, name: str = "model", train: tuple[Any, Any] | None = None,
+                 validation: tuple[Any, Any] | None = None, context: Any = None):
         self.model, self.X, self.y, self.name = model, X, y, safe_name(name)
+        self._beside = {"train": train, "validation": validation, "context": context}
         panels = [self._panel(stage) for stage in stages.STAGES]
         self.stepper = Stepper(panels, title="mlworkbench", subtitle=self.name, feed=self._feed)
 
@@ -66,7 +76,9 @@ class Workbench:
     def _evaluate(self, **options: Any) -> Result:
         from mlworkbench.evaluation.evaluate import evaluate
 
-        return evaluate(self.model, self.X, self.y, **{**_options(options, "evaluate"), "name": self.name})
+        own = _options(options, "evaluate")
+        others = other_models(own.pop("against", None), ModelSource(""), where="evaluate")
+        return evaluate(self.model, self.X, self.y, **{**own, **self._beside, "against": others, "name": self.name})
 
     def _bundle(self, **options: Any) -> Result:
         from mlworkbench.bundling.build import build_bundle

@@ -14,20 +14,9 @@ from annotated_types import Ge, Le
 from ..core.stages import Advanced, Setting, Source, stage
 from ..evaluation.evaluate import evaluate as evaluate_model
 from ..evaluation.result import Evaluation
-from ..model.loading import Model
-from ..model.sources import ModelSource, check_target, known_model, model_source, read_rows
+from ..model.sources import check_target, model_source, other_models, read_rows
 
 # %% ../../nbs/stages/1_evaluate.ipynb #c005
-def _others(references: list[str] | None, source: ModelSource) -> dict[str, Model] | None:
-    """The models to compare with, by name; they are trusted as far as the first one is."""
-    found = {}
-    for reference in references or []:
-        other = known_model(reference, where="evaluate").overlaid(trust=source.trust, trusted=source.trusted)
-        name = other.name if other.name not in found else reference
-        found[name] = other.load()
-    return found or None
-
-# %% ../../nbs/stages/1_evaluate.ipynb #c006
 @stage("Is this model good enough to ship?", makes="evaluation")
 def evaluate(
     model: Annotated[str, Source("model")] = "latest",
@@ -118,7 +107,7 @@ def evaluate(
     rows, former, tuned = (read_rows(source, path) if path else None for path in (source.data, source.train, source.validation))
     found = evaluate_model(
         loaded, rows.X, rows.y, name=name or source.name, context=rows.context, gate=gate,
-        train=former and former.pair, validation=tuned and tuned.pair, against=_others(against, source),
+        train=former and former.pair, validation=tuned and tuned.pair, against=other_models(against, source, where="evaluate"),
         positive=positive, costs=costs, sensitive=sensitive, time=time, ids=ids, folds=folds, curve=curve, skip=skip,
         confidence=confidence, resamples=resamples, seed=seed,
     )

@@ -38,7 +38,7 @@ def with_parameters(lab, name, **parameters):
     """The evaluate notebook with other parameters, as papermill injects them."""
     notebook = json.loads((lab.notebooks / "1_evaluate.ipynb").read_text(encoding="utf-8"))
     place = next(i for i, c in enumerate(notebook["cells"]) if "parameters" in c["metadata"].get("tags", []))
-    source = "\n".join(f"{k} = {v!r}" for k, v in parameters.items())
+    source = "\n".join(f"{k} = {v!r}" for k, v in {"skip": [], **parameters}.items())
     cell = {"cell_type": "code", "id": "given", "metadata": {}, "source": source, "outputs": [], "execution_count": None}
     notebook["cells"].insert(place + 1, cell)
     (lab.notebooks / name).write_text(json.dumps(notebook), encoding="utf-8")
