@@ -257,6 +257,7 @@ def target_table(y: "pd.Series", classes: bool) -> "np.ndarray | None":
     codes = value_codes(y)
     counts = np.bincount(codes[codes >= 0])
     known = np.flatnonzero((counts >= 10) & (len(y) - counts >= 10))
+    known = known[:1] if len(counts) == 2 else known  # of two classes, who tells one tells the other
     return (codes[:, None] == known).astype(float) if len(known) else None
 
 

@@ -276,7 +276,7 @@ def _curve_evidence(metric: str, sizes: Any, train: Any, held_out: Any) -> Evide
 
     def plot(axes: Any) -> None:
         shown = LearningCurveDisplay(train_sizes=sizes, train_scores=train, test_scores=held_out, score_name=metric)
-        shown.plot(ax=axes, score_type="both", line_kw={"lw": 2, "marker": "o", "ms": 4}, std_display_style="fill_between")
+        shown.plot(ax=axes, score_type="both", line_kw={"lw": 2, "marker": "o", "ms": 4}, fill_between_kw={"alpha": 0.18})
         axes.set(xlabel="rows learned from", ylabel=metric.replace("_", " "))
         axes.set_xscale("log")
         axes.set_xticks(sizes, [f"{int(n):,}" for n in sizes])
