@@ -259,12 +259,13 @@ def mixed_pipeline(last: Any) -> Any:
     ), last)
 
 
-def fitted_more() -> Iterator[Case]:
-    """Name, fitted estimator, X and y of what people bring beyond the defaults of single estimators."""
+@cache
+def more() -> dict[str, tuple[Any, Any, Any]]:
+    """What people bring beyond the defaults of single estimators: unfitted estimator, X and y by name."""
     X, y = numbers(), classes(2)
     forest = RandomForestClassifier(5, random_state=0)
     sparse = TfidfVectorizer().fit_transform(texts())
-    cases: dict[str, tuple[Any, Any, Any]] = {
+    return {
         "mixed columns, binary": (mixed_pipeline(LogisticRegression()), mixed(), y),
         "mixed columns, regression": (mixed_pipeline(Ridge()), mixed(), target()),
         "mixed columns, multilabel": (mixed_pipeline(forest), mixed(), two_labels()),
@@ -300,5 +301,9 @@ def fitted_more() -> Iterator[Case]:
         "a transformer that gives a frame": (StandardScaler().set_output(transform="pandas"), X, None),
         "gaps that the model takes": (HistGradientBoostingRegressor(max_iter=5), gaps(), target()),
     }
-    for name, (estimator, data, y) in cases.items():
-        yield name, fit(estimator, data, y), data, y
+
+
+def fitted_more() -> Iterator[Case]:
+    """Name, fitted estimator, X and y of all of `more`."""
+    for name, (estimator, X, y) in more().items():
+        yield name, fit(estimator, X, y), X, y

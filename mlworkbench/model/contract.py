@@ -170,12 +170,15 @@ def _within(old: Any, new: Any, sign: int) -> bool:
 
 # %% ../../nbs/28_model.contract.ipynb #c013
 def _answers_changed(old: Signature, new: Signature) -> Iterator[Difference]:
-    words = {"task": "the task", "answer": "one prediction", "outputs": "the outputs", "classes": "the classes"}
-    for name, word in words.items():
+    words = {
+        "task": ("the task was", "it is now"), "answer": ("one prediction was a", "it is now a"),
+        "outputs": ("the outputs were", "now they are"), "classes": ("the classes were", "now they are"),
+    }
+    for name, (before, after) in words.items():
         was, now = getattr(old, name), getattr(new, name)
         if was != now:
             shown = [", ".join(map(str, v[:8])) if isinstance(v, tuple) else str(v) for v in (was, now)]
-            yield Difference(name, True, f"{word} was {shown[0]}, it is now {shown[1]}")
+            yield Difference(name, True, f"{before} {shown[0]}, {after} {shown[1]}")
     if old.input != new.input and "records" in (old.input, new.input):
         yield Difference("input", False, f"the model is given {new.input}, before {old.input}")
     if old.extra != new.extra:

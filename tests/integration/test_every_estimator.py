@@ -24,6 +24,7 @@ import mlworkbench as mlw
 from mlworkbench.bundling.content import make_parts, write_content
 from mlworkbench.core.errors import InputError
 from mlworkbench.evaluation.evaluate import ANALYSES
+from mlworkbench.model.contract import read_signature, render_signature
 from mlworkbench.model.families import Told
 from mlworkbench.model.inputs import count_rows, request_rows
 from mlworkbench.model.loading import load_model, save_model
@@ -40,6 +41,7 @@ NAMES = [name for name, _ in all_estimators()]
 COLUMNS = ("task", "saved and loaded", "same outputs", "signature", "evaluated", "bundled and replayed")
 CANNOT = "cannot score new rows"
 FOUND: dict[str, dict[str, str]] = {}
+FOUND_MORE: dict[str, dict[str, str]] = {}
 FIRST_BUILT = ("MultiOutputClassifier", "TfidfVectorizer", "IsolationForest", "DictVectorizer")  # each of another form
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -115,15 +117,15 @@ def check_bundle(model: Any, X: Any, folder: Path) -> None:
     assert outcome["rows"] >= 8 and proves(outcome), outcome
 
 
-def told(name: str, column: str, check: Any) -> Any:
+def told(found: dict[str, str], column: str, check: Any) -> Any:
     """Run one check and note its outcome; a miss is noted with its reason."""
     try:
         result = check()
     except Exception as error:  # a miss: its reason goes into the table, and fails the test
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        FOUND[name][column] = f"no: {reason[:200]}"
+        found[column] = f"no: {reason[:200]}"
         return None
-    FOUND[name][column] = "yes"
+    found[column] = "yes"
     return result
 
 
@@ -156,23 +158,23 @@ def test_every_estimator_can_do_what_the_table_says(name, tmp_path, place, size)
         with pytest.raises(InputError, match=CANNOT):
             load_model(estimator)
         found |= {"task": CANNOT, **dict.fromkeys(COLUMNS[3:], "-")}
-        told(name, "saved and loaded", lambda: save_skops(estimator, tmp_path / "m.skops"))
-        told(name, "same outputs", lambda: keeps_what_it_learned(estimator, tmp_path / "m.skops"))
+        told(found, "saved and loaded", lambda: save_skops(estimator, tmp_path / "m.skops"))
+        told(found, "same outputs", lambda: keeps_what_it_learned(estimator, tmp_path / "m.skops"))
     else:
         step = max(1, len(NAMES) // size("estimators_evaluated"))
-        check_scoring(name, estimator, X, y, tmp_path, evaluated=NAMES.index(name) % step == 0)
+        check_scoring(found, estimator, X, y, tmp_path, evaluated=NAMES.index(name) % step == 0)
     assert [f"{column}: {cell}" for column, cell in found.items() if cell.startswith("no: ")] == []
     if not WRITE:
         said = page_rows()[name]
         assert found == {column: said[column] for column in found}
 
 
-def check_scoring(name: str, estimator: Any, X: Any, y: Any, folder: Path, evaluated: bool) -> None:
+def check_scoring(found: dict[str, str], estimator: Any, X: Any, y: Any, folder: Path, evaluated: bool) -> None:
     """Everything that an estimator which scores new rows must be able to do."""
     path = folder / "model.skops"
-    loaded, functions = told(name, "saved and loaded", lambda: load_naming_functions(estimator, path)) or (None, [])
+    loaded, functions = told(found, "saved and loaded", lambda: load_naming_functions(estimator, path)) or (None, [])
     if functions:
-        FOUND[name]["saved and loaded"] = f"yes, naming {', '.join(f'`{function}`' for function in functions)}"
+        found["saved and loaded"] = f"yes, naming {', '.join(f'`{function}`' for function in functions)}"
     signature = infer_signature(estimator, X, y)
     rows = json.loads(json.dumps(request_rows(signature, X)))
     body = Predictor(estimator, signature).predict(rows)
@@ -187,11 +189,21 @@ def check_scoring(name: str, estimator: Any, X: Any, y: Any, folder: Path, evalu
         assert checked.errors == [] and checked.flags == {}
         answers_as_the_estimator(estimator, again, X, body)
 
-    told(name, "same outputs", same)
-    told(name, "signature", described)
+    told(found, "same outputs", same)
+    told(found, "signature", described)
     if evaluated or WRITE:
-        told(name, "evaluated", lambda: mlw.evaluate(estimator, X, y, resamples=10, skip=list(ANALYSES)).to_dict())
-    told(name, "bundled and replayed", lambda: check_bundle(load_model(estimator), X, folder / "bundle"))
+        told(found, "evaluated", lambda: mlw.evaluate(estimator, X, y, resamples=10, skip=list(ANALYSES)).to_dict())
+    told(found, "bundled and replayed", lambda: check_bundle(load_model(estimator), X, folder / "bundle"))
+
+
+@pytest.mark.parametrize("name", list(zoo.more()))
+def test_what_people_bring_goes_all_the_way(name, tmp_path, place):
+    estimator, X, y = zoo.more()[name]
+    zoo.fit(estimator, X, y)
+    found = FOUND_MORE[name] = {"task": task_of(estimator)}
+    check_scoring(found, estimator, X, y, tmp_path, evaluated=WRITE)
+    assert [f"{column}: {cell}" for column, cell in found.items() if cell.startswith("no: ")] == []
+    assert read_signature(render_signature(infer_signature(estimator, X, y))) == infer_signature(estimator, X, y)
 
 
 def test_bundles_are_built_and_proved_for_every_form(place, size, measured):
