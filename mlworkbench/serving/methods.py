@@ -6,6 +6,7 @@
 __all__ = ['plain_list', 'dense', 'stacked', 'Asker']
 
 # %% ../../nbs/11_serving.methods.ipynb #c003
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,7 +31,7 @@ def _plain_item(value: Any) -> Any:
     if type(value) in (str, int, bool) or value is None:
         return value
     if isinstance(value, float):
-        return float(value) if value - value == 0 else None  # neither NaN nor infinite
+        return float(value) if math.isfinite(value) else None
     if hasattr(value, "ndim"):
         return plain_list(value) if value.ndim else _plain_item(value.item())
     if isinstance(value, (list, tuple)):

@@ -15,8 +15,8 @@ AGE = Column("age", "integer", "int64", minimum=18, maximum=94)
 REGION = Column("region", "string", "str", categories=("north", "south"))
 SIGNATURE = Signature([AGE, REGION], "binary", ("no", "yes"))
 NASTY = [
-    "no", "1", "null", "", " ", "a: b", "- x", "größe\n2", "#", "'", '"', "2024-01-01", "1e5", "~", "{a}", "x" * 300, "日本", "\t",
-    "? k", "&a", "*a",
+    "no", "1", "null", "", " ", "a: b", "- x", "größe\n2", "#", "'", '"', "2024-01-01", "1e5", "~", "{a}", "x" * 300, "日本",
+    "\t", "? k", "&a", "*a",
 ]
 
 
