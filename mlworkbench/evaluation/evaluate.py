@@ -321,7 +321,19 @@ def _case(model: Model, X: Any, y: Any, context: "pd.DataFrame | None", asked: A
     for name in (*asked.sensitive, *asked.names_in("slice"), *asked.ids, *filter(None, [asked.time])):
         case.column(name)
     _check_rules(asked.rules, outcome, asked)
+    for word, pair in (("train", asked.train), ("validation", asked.validation)):
+        _check_pair(word, pair)
     return case
+
+
+def _check_pair(word: str, pair: tuple[Any, Any] | None) -> None:
+    if pair is None:
+        return
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise InputError(problem(f"evaluate: {word}", "it must be a pair of rows and answers", type(pair).__name__, f"Give {word}=(X, y)"))
+    if pair[1] is not None and row_count(pair[0]) != row_count(pair[1]):
+        got = f"{row_count(pair[0]):,} rows and {row_count(pair[1]):,} answers"
+        raise InputError(problem(f"evaluate: {word}", "each row must have its true answer", got))
 
 
 def _found(case: Case, asked: Asked, skip: Sequence[str], name: str | None) -> dict[str, Any]:
