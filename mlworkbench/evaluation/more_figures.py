@@ -86,18 +86,20 @@ def score_figure(outcome: Outcome) -> Evidence:
         axes.set(xlabel="score, higher is more outlying", ylabel="rows", yscale="log")
         axes.legend(fontsize=9)
 
-    of = "known" if known else "called"
-    return draw(plot, "Outlier scores", f"Rows {of} inliers and outliers; those right of the dashed line are called outliers.")
+    of = "known to be" if known else "called"
+    return draw(plot, "Outlier scores", f"Colours are what rows are {of}; those right of the dashed line are called outliers.")
 
 # %% ../../nbs/37_evaluation.more_figures.ipynb #c010
-def plane_figure(table: "np.ndarray", codes: "np.ndarray | None", names: list[str], title: str, note: str) -> Evidence:
+def plane_figure(
+    table: "np.ndarray", codes: "np.ndarray | None", names: list[str], title: str, note: str,
+    labels: tuple[str, ...] = ("first column", "second column"),
+) -> Evidence:
     """Rows in the plane of their two strongest principal components, at most a thousand of them."""
     import numpy as np
     from sklearn.decomposition import PCA
 
     rows = np.arange(len(table))[thin(len(table), most=1000)]
     table = table[rows]
-    labels = ("x", "y")
     if table.shape[1] > 2:
         table = PCA(2, random_state=0).fit_transform(table)
         labels = ("first principal component", "second")
@@ -145,7 +147,8 @@ def transform_figures(outcome: Outcome) -> list[Evidence]:
     numeric = not hasattr(outputs, "toarray") and outputs.ndim == 2 and outputs.dtype.kind in "fiub"
     if numeric and outputs.shape[1] > 1 and outcome.rows > 2 and _finite(outputs):
         note = "The rows among the transformer's outputs, in two directions at most."
-        found.append(plane_figure(outputs.astype(float), None, [""], "Outputs", note))
+        labels = (outcome.outputs or ("output 0", "output 1"))[:2]
+        found.append(plane_figure(outputs.astype(float), None, [""], "Outputs", note, labels))
     if outcome.restored is not None and outcome.rows > 1:
         found.append(restored_figure(outcome))
     return found
@@ -167,16 +170,12 @@ def restored_figure(outcome: Outcome, most: int = 12) -> Evidence:
     order = np.argsort(shares, kind="stable")[:most]
 
     def plot(axes: "Axes") -> None:
-        names = [_name(outcome, i) for i in order]
+        names = [f"column {i}" for i in order]
         axes.barh(names[::-1], shares[order][::-1], color=PALETTE[0], height=0.7)
         axes.set(xlabel="share of the variance that comes back", xlim=(0, 1.01))
         axes.grid(axis="y", visible=False)
 
     return draw(plot, "Restored columns", "What the outputs keep of each column; the columns that lose most.")
-
-
-def _name(outcome: Outcome, column: int) -> str:
-    return f"column {column}"
 
 # %% ../../nbs/37_evaluation.more_figures.ipynb #c015
 FIGURES: dict[str, Any] = {

@@ -156,8 +156,8 @@ def input_frames(log: LogView, signature: Signature) -> "Iterator[pd.DataFrame]"
 
 
 def output_sql(signature: Signature) -> str:
-    """The expressions for `prediction` and, with a classifier, `probability_<class>`."""
-    kind = "VARCHAR" if signature.labels is not None else "DOUBLE"
+    """The expressions for `prediction` and, with a classifier, `probability_<class>`; a list stays JSON text."""
+    kind = "DOUBLE" if signature.task == "regression" else "VARCHAR"
     found = [f"TRY_CAST(json_extract_string(outputs, '/prediction') AS {kind}) AS prediction"]
     for number, name in enumerate(signature.labels or ()):
         at = f"TRY_CAST(json_extract_string(outputs, '/probabilities/{number}') AS DOUBLE)"

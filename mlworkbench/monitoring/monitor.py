@@ -7,6 +7,7 @@ __all__ = ['COURSE_PARTS', 'Reference', 'read_reference', 'Thresholds', 'merged'
            'MonitoringReport', 'judged', 'monitor_log', 'monitor']
 
 # %% ../../nbs/74_monitoring.monitor.ipynb #c003
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..core.jobs import report
 from ..core.results import Result
 from ..core.settings import setting
 from ..deployment.deploy import Deployment, find_deployment
-from ..evaluation.outcomes import prediction_frame
+from ..evaluation.outcomes import LISTS, ONE_ANSWER, prediction_frame
 from . import logs
 from .drift import Drift, drift, drift_sentence, drift_table, judge, silent_columns
 from .figures import Shares, column_shares, course_svg, distribution_svg
@@ -90,6 +91,8 @@ def output_tables(log: logs.LogView, known: Reference) -> "Iterable[pd.DataFrame
     names = [f"probability_{c}" for c in signature.labels or ()]
     for frame in logs.output_frames(log, signature):
         predicted = frame["prediction"] if signature.labels is None else frame["prediction"].map(texts)
+        if signature.task in LISTS:
+            predicted = [json.loads(text) for text in predicted.dropna()]
         shares = frame[names].to_numpy(dtype=float) if names and frame[names].notna().all(axis=None) else None
         yield prediction_frame(signature.task, predicted, shares, signature.labels, known.positive)
 
@@ -297,6 +300,8 @@ def _label_words(found: MonitoringReport, known: Reference) -> tuple[list[str], 
         notes.append(f"{performance.left_out:,} labels are none that the model knows; they were left out.")
     if not known.metrics:
         notes.append("The bundle carries no evaluation: nothing to compare predictions and performance with.")
+    elif known.signature.task not in ONE_ANSWER:
+        notes.append(f"Performance: that of a {known.signature.task} model is not followed with labels; its drift is.")
     elif not performance.main:
         text = f"{performance.labelled:,} labelled rows, and {limits.min_rows:,} are needed"
         notes.append(f"Performance: not enough labels to say ({text}).")
@@ -357,9 +362,11 @@ def _with_drift(found: MonitoringReport, log: logs.LogView, known: Reference) ->
         pairs |= {("output", name): (known.outputs[name], column) for name, column in outputs.columns.items()}
     ranked = judge(columns, alpha=limits.alpha, psi_threshold=limits.psi_threshold)
     top = pairs[ranked[0].side, ranked[0].column]
+    found = replace(found, drift=tuple(ranked), shares=(column_shares(*top),))
+    if known.signature.task not in ONE_ANSWER:  # neither one share nor one mean stands for lists, clusters and outliers
+        return found
     label, level = _course_level(known)
-    return replace(found, drift=tuple(ranked), shares=(column_shares(*top),), course=course(log, known),
-                   course_label=label, course_reference=level)
+    return replace(found, course=course(log, known), course_label=label, course_reference=level)
 
 
 def _course_level(known: Reference) -> tuple[str, float | None]:

@@ -43,7 +43,7 @@ def read_labels(frame: "pd.DataFrame", signature: Signature, positive: Any = Non
         The positive class of a binary task; None: the second one.
     """
     if signature.task not in ONE_ANSWER or frame.empty:
-        return None, len(frame)
+        return None, 0
     answers = frame[["label", "prediction"]]
     if signature.labels is not None:
         texts = class_texts(signature.labels)

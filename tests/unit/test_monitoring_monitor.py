@@ -187,3 +187,36 @@ def test_every_kind_of_class_is_quiet_on_itself_and_loud_when_it_moves(classes, 
     assert moved.status == "failed" and set(moved.changed) == {"x", "prediction"}
     assert quiet.performance.labelled == moved.performance.labelled == 1500
     assert [p for p in moved.evidence() if p.title == "Predictions over time"]
+
+
+@pytest.mark.parametrize(("task", "classes", "outputs"), [
+    ("multilabel", [[0, 1], [0, 1]], ["news", "sport"]), ("multioutput", [["l", "s"], ["a", "b", "c"]], ["size", "kind"]),
+    ("multitarget", None, ["a", "b"]), ("outlier", None, ["prediction"]), ("cluster", None, ["prediction"]),
+    ("transform", None, ["a", "b"]), ("transform", None, ["one"]),
+])
+def test_the_drift_of_every_task_is_followed_and_where_performance_is_not_it_says_so(task, classes, outputs, tmp_path):
+    signature = Signature([Column("x", "number", "float64")], task, classes, outputs)
+    texts = {"multioutput": (np.array(["l", "s"]), np.array(["a", "b"])), "outlier": (np.array([1, -1]),) * 2}
+
+    def say(frame):
+        up = (frame["x"].to_numpy() > 0).astype(int)
+        if task in ("outlier", "cluster"):
+            return texts.get(task, (np.array([0, 1]),))[0][up]
+        if task in ("multitarget", "transform"):
+            return np.stack([frame["x"], -2 * frame["x"]], axis=1)[:, : len(outputs)]
+        first, second = texts.get(task, (np.array([0, 1]),) * 2)
+        return np.stack([first[up], second[up]], axis=1)
+
+    def logged(folder, seed, shift):
+        frame = pd.DataFrame({"x": np.random.default_rng(seed).normal(shift, size=1500)})
+        said = [v[0] if isinstance(v, list) and len(v) == 1 else v for v in say(frame).tolist()]
+        write_log(folder, frame.to_dict("records"), [{"prediction": v} for v in said], said, model="model:1")
+        return view(folder, "model:1")
+
+    frame = pd.DataFrame({"x": np.random.default_rng(1).normal(size=3000)})
+    known = replace(numbers_reference(signature, frame, say), metrics={"rmse": {"value": 1.0}})
+    quiet, moved = monitor_log(logged(tmp_path / "q", 2, 0), known), monitor_log(logged(tmp_path / "m", 3, 2), known)
+    assert quiet.status == "passed" and not quiet.changed
+    assert moved.status == "failed" and any(name.startswith("prediction") for name in moved.changed)
+    assert any(f"that of a {task} model is not followed" in note for note in quiet.notes) and quiet.evidence()
+    assert not any("labels are none" in note for note in quiet.notes)
