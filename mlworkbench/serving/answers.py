@@ -38,12 +38,26 @@ def label_fault(row: int, entry: Any, classes: list[Any] | None, outputs: int = 
     if several != isinstance(label, list):
         return fault("must be a list" if several else "must not be a list", row=row, column="label", got=label)
     if several:
-        return None
+        return _list_fault(row, label, classes, outputs)
     if classes is not None and not any(label == c and type(label) is type(c) for c in classes):
         known = ", ".join(repr(c) for c in classes[:12])
         return fault(f"must be one of the classes ({known})", row=row, column="label", got=label)
     if classes is None and type(label) not in (int, float):
         return fault("must be a number", row=row, column="label", got=label)
+    return None
+
+
+def _list_fault(row: int, label: list[Any], classes: list[Any] | None, outputs: int) -> dict[str, Any] | None:
+    """What is wrong with the label of a model with several outputs: one item for each, of its classes or a number."""
+    if len(label) != outputs:
+        return fault(f"must be a list of {outputs}, one item for each output", row=row, column="label", got=label)
+    for place, item in enumerate(label):
+        own = classes[place] if classes is not None and len(classes) == outputs else None
+        if own is None and type(item) not in (int, float) and classes is None:
+            return fault(f"must hold numbers; item {place} is none", row=row, column="label", got=item)
+        if isinstance(own, (list, tuple)) and not any(item == c and type(item) is type(c) for c in own):
+            known = ", ".join(repr(c) for c in own[:12])
+            return fault(f"item {place} must be one of its classes ({known})", row=row, column="label", got=item)
     return None
 
 # %% ../../nbs/17_serving.answers.ipynb #c009
