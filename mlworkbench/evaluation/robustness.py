@@ -243,7 +243,10 @@ def judged_metrics(outcome: Outcome) -> list[str]:
 
 def _shares_lost(case: Case, damaged: Outcome, metrics: Sequence[str]) -> dict[str, tuple[float, float]]:
     """By metric the share of the advantage over the baseline that is lost, and the low end of its interval."""
-    outcomes = (case.outcome, damaged, baseline_outcome(case.outcome))
+    guessed = baseline_outcome(case.outcome)
+    if guessed is None:
+        return {}
+    outcomes = (case.outcome, damaged, guessed)
     values = [metric_values(o) for o in outcomes]
     drawn = [resample_metrics(o, min(case.resamples, 200), case.seed) if case.resamples else {} for o in outcomes]
     return {m: _share_lost(m, [v.get(m, math.nan) for v in values], [d.get(m) for d in drawn]) for m in metrics}
