@@ -205,7 +205,8 @@ def prove(
     GateFailed
         The service did not answer the rows.
     """
-    rows, predictions, probabilities = golden["rows"], [], []
+    rows = golden["rows"]
+    told: dict[str, list[Any]] = {"predictions": [], "probabilities": [], "decision": []}
     for start in range(0, len(rows), at_once):
         report("golden rows through the service", start / len(rows))
         body = {"rows": rows[start : start + at_once]}
@@ -214,9 +215,9 @@ def prove(
         if status != 200 or not isinstance(answer, dict) or "predictions" not in answer:
             must = "the service must answer every golden row with 200"
             raise GateFailed(problem("parity", must, f"{status}: {json.dumps(answer)[:300]}"))
-        predictions += answer["predictions"]
-        probabilities += answer.get("probabilities") or []
-    outcome = compare(dict(golden), {"predictions": predictions, "probabilities": probabilities})
+        for key, values in told.items():
+            values += answer.get(key) or []
+    outcome = compare(dict(golden), told)
     return judge(f"POST {route}", outcome, golden["tolerance"])
 
 

@@ -136,7 +136,8 @@ def load_naming_functions(estimator: Any, path: Path) -> tuple[Any, list[str]]:
     if functions:
         with pytest.raises(InputError, match=re.escape(functions[0])):
             load_model(path)
-    assert not any(isinstance(pydoc.locate(function), type) for function in functions)
+    named = set(functions) - {"functools.partial"}  # a class, but one that calls whatever it holds
+    assert not any(isinstance(pydoc.locate(function), type) for function in named)
     return load_model(path, trusted=functions), functions
 
 
