@@ -19,7 +19,7 @@ from .metrics import METRICS, main_metric, metric_values
 from .outcomes import predict_outcome
 from .rows import Outcome
 from .sections import Case, Section, finding_path
-from .tables import as_given, column_kind, row_count, sample_case, sampled_note, take_rows
+from .tables import as_given, column_kind, row_count, sample_case, sampled_note
 from ..model.data import check_features
 from ..model.loading import Model
 
@@ -367,7 +367,7 @@ def explanation_section(case: Case) -> Section:
 def _why_not(case: Case) -> str:
     """Why nothing can be explained by columns; empty when it can."""
     if case.outcome.truth is None:
-        return f"Importance is how much worse the answers get; for a {case.outcome.task} model without true answers nobody can say."
+        return f"Importance is how much worse the answers get, which of this {case.outcome.task} model nobody can say."
     width = case.frame.shape[1] if len(getattr(case.X, "shape", (0, 0))) < 2 else case.X.shape[1]
     if width > _COLUMNS:
         return f"Columns are shuffled one by one, up to {_COLUMNS} of them; these rows have {width:,}."

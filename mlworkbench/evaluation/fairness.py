@@ -148,7 +148,8 @@ def _number_groups(outcome: Outcome, cut_labels: Sequence[str], codes: "np.ndarr
 
 
 def _number_measures(table: "pd.DataFrame") -> dict[str, float]:
-    apart = {f"{name}_difference": float(table[name].max() - table[name].min()) for name in ("mean_prediction", "mean_error", "mae")}
+    names = ("mean_prediction", "mean_error", "mae")
+    apart = {f"{name}_difference": float(table[name].max() - table[name].min()) for name in names}
     most = float(table["mae"].max())
     return apart | {"mae_ratio": float(table["mae"].min()) / most if most > 0 else 1.0}
 
@@ -189,7 +190,8 @@ def _question_concerns(name: str, question: Question, labels: Sequence[str], cod
         if len(left) == 2:  # both say the same: name the one that is called less
             widest = min(gaps, key=lambda g: tables[g][:, 1].sum() / tables[g].sum())
         if len(told) < _SENTENCES:
-            told.append(_group_sentence(name, question, labels[widest], tables[widest], _others(tables, left, widest), gaps[widest]))
+            others = _others(tables, left, widest)
+            told.append(_group_sentence(name, question, labels[widest], tables[widest], others, gaps[widest]))
         else:
             more.append(labels[widest])
         left.remove(widest)
@@ -298,7 +300,8 @@ def _rates_figure(name: str, table: "pd.DataFrame", question: Question, confiden
         axes.set(xlabel=f"share of {question.name!r}", ylim=(-0.6, len(shown) - 0.4))
         axes.legend(loc="best", fontsize=8)
 
-    return draw(plot, f"Fairness by {name}", "How often each group is called, and how often it is true.", 5.2, 1.4 + 0.32 * len(table))
+    note = "How often each group is called, and how often it is true."
+    return draw(plot, f"Fairness by {name}", note, 5.2, 1.4 + 0.32 * len(table))
 
 # %% ../../nbs/34_evaluation.fairness.ipynb #c020
 def fairness_section(case: Case, sensitive: Sequence[str]) -> Section:
@@ -325,7 +328,7 @@ def fairness_section(case: Case, sensitive: Sequence[str]) -> Section:
     if case.outcome.task == "multitarget":
         numbers = list(split_outputs(case.outcome).values())
     if not questions and not numbers:
-        told = f"Groups are compared by what the model answers them; a {case.outcome.task} model gives no answer that favours anybody."
+        told = f"Groups are compared by what they are answered; a {case.outcome.task} model's answers favour nobody."
         return Section("fairness", evidence=(Evidence("Fairness", text=told),))
     findings: dict[str, float] = {}
     concerns, evidence, facts = [], [], {}
@@ -381,14 +384,16 @@ def _of_questions(case: Case, column: str, questions: Sequence[Question], labels
     for question in questions:
         concerns += _question_concerns(column, question, labels, codes, len(questions))
     rows = [
-        {"measure": n.replace("_", " "), **({"of": q.name} if len(questions) > 1 else {}), "value": v, "low": e.low, "high": e.high}
+        {"measure": n.replace("_", " "), **({"of": q.name} if len(questions) > 1 else {}), "value": v, "low": e.low,
+         "high": e.high}
         for q, m in zip(questions, measured, strict=True) for n, (v, e) in m.items()
     ]
     shown = tables[0] if len(tables) == 1 else pd.concat([t.assign(of=q.name) for t, q in zip(tables, questions, strict=True)])
-    note = "The largest difference between groups, the smallest ratio; a group without ten true or ten other rows is left out of odds."
+    note = "The largest difference between groups, the smallest ratio; without ten true and ten other rows a group has no odds."
     pieces = [
         _rates_figure(column, tables[0], questions[0], case.confidence),
-        Evidence(f"Groups of {column}", table=_spoken(shown)), Evidence(f"Disparities by {column}", table=pd.DataFrame(rows), note=note),
+        Evidence(f"Groups of {column}", table=_spoken(shown)),
+        Evidence(f"Disparities by {column}", table=pd.DataFrame(rows), note=note),
     ]
     facts = {"groups": shown.to_dict("records"), "measures": rows}
     return Section("fairness", findings, tuple(concerns), tuple(pieces), facts)

@@ -270,7 +270,7 @@ def _share_lost(metric: str, values: Sequence[float], drawn: "Sequence[np.ndarra
 def robustness_section(case: Case) -> Section:
     """How the model's metrics fall as its rows are damaged."""
     if case.outcome.truth is None:
-        told = f"Damage is measured by how much worse the answers get; for a {case.outcome.task} model without true answers nobody can say."
+        told = f"Damage is measured by how much worse the answers get, which of this {case.outcome.task} model nobody can say."
         return Section("robustness", evidence=(Evidence("Robustness", text=told),))
     width = case.X.shape[1] if len(getattr(case.X, "shape", ())) == 2 else 1
     used = sample_case(case, max(100, min(_ROWS, _CELLS // max(1, width))))
@@ -374,7 +374,11 @@ def _facts(used: Case, curves: Sequence[Curve], metric: str) -> dict[str, Any]:
     return {
         "rows": row_count(used.X), "metric": metric,
         "curves": [
-            {"damage": c.damage.name, "unit": c.damage.unit, "mild": c.damage.mild, "refused_at": c.refused, "reason": c.reason,
-             "share_lost": {m: v for m, (v, _) in c.lost.items()}, "values": [{"strength": s, **v} for s, v in c.values.items()]} for c in curves
+            {
+                "damage": c.damage.name, "unit": c.damage.unit, "mild": c.damage.mild, "refused_at": c.refused,
+                "reason": c.reason, "share_lost": {m: v for m, (v, _) in c.lost.items()},
+                "values": [{"strength": s, **v} for s, v in c.values.items()],
+            }
+            for c in curves
         ],
     }

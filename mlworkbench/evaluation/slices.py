@@ -188,7 +188,8 @@ def _figure(losses: Losses, segments: Sequence[Segment], outcome: Outcome, confi
         places = range(len(table))
         sides = [(table[what] - table["low"]).clip(lower=0), (table["high"] - table[what]).clip(lower=0)]
         axes.errorbar(table[what], places, xerr=sides, fmt="o", color=PALETTE[0], ms=5, lw=1.5, label="segment")
-        axes.plot(table["expected"], places, ls="", marker="|", ms=12, mew=2, color=PALETTE[1], label="expected by its confidence")
+        mark = {"ls": "", "marker": "|", "ms": 12, "mew": 2, "color": PALETTE[1]}
+        axes.plot(table["expected"], places, label="expected by its confidence", **mark)
         axes.axvline(overall, ls="--", lw=1, color=INK, label="all rows")
         axes.set_yticks(places, [f"{_cut_text(s)}  ({r:,})" for s, r in zip(table["segment"], table["rows"], strict=True)])
         axes.set(xlabel=what)
@@ -224,7 +225,7 @@ def slices_section(case: Case, columns: Sequence[str] | None = None) -> Section:
     used = sample_case(case, _ROWS)
     losses = losses_of(used.outcome)
     if losses is None:
-        told = f"Segments are compared by how wrong the model is; for a {case.outcome.task} model without true answers nobody can say."
+        told = f"Segments are compared by how wrong the model is, which of this {case.outcome.task} model nobody can say."
         return Section("slices", evidence=(Evidence("Segments", text=told),))
     report("cutting the columns into segments")
     cuts = [cut for name, column in _columns(used, asked).items() if (cut := cut_column(column, name)) is not None]

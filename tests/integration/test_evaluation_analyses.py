@@ -14,8 +14,8 @@ from sklearn.decomposition import PCA
 from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
-from sklearn.multioutput import MultiOutputClassifier
 from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 from sklearn.svm import LinearSVC
@@ -53,7 +53,8 @@ def frame():
 def mixed():
     table = frame()
     taken = make_column_transformer(
-        ("passthrough", ["größe in m", "b"]), (OneHotEncoder(handle_unknown="ignore"), ["town", "flag"]), (TfidfVectorizer(), "note")
+        ("passthrough", ["größe in m", "b"]), (OneHotEncoder(handle_unknown="ignore"), ["town", "flag"]),
+        (TfidfVectorizer(), "note"),
     )
     return make_pipeline(taken, LogisticRegression(max_iter=300)), table, SIGN
 

@@ -189,4 +189,5 @@ def test_a_whole_page_of_slices_names_the_town_in_words():
     section = slices_section(Case(model, X, turned, predict_outcome(model, X, turned), town, resamples=50), ["town"])
     assert len(section.concerns) == 1 and "town: Köln am Rhein" in section.concerns[0]
     assert section.findings['slice("town").accuracy.gap'] > 0.1
-    assert section.findings['slice("town", "Köln am Rhein").accuracy.high'] < section.findings['slice("town", "Ulm").accuracy.low']
+    bad, good = (f'slice("town", "{town}").accuracy' for town in ("Köln am Rhein", "Ulm"))
+    assert section.findings[f"{bad}.high"] < section.findings[f"{good}.low"]

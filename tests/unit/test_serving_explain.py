@@ -97,7 +97,8 @@ def test_the_explainer_explains_the_class_that_is_predicted_and_refuses_bad_rows
     model = make_pipeline(
         make_column_transformer((OneHotEncoder(), ["town"]), remainder="passthrough"), LogisticRegression(max_iter=500)
     ).fit(frame, label)
-    signature = Signature((Column("x", "number", "float64"), Column("town", "string", "str")), "multiclass", classes=("low", "mid", "top"))
+    columns = (Column("x", "number", "float64"), Column("town", "string", "str"))
+    signature = Signature(columns, "multiclass", classes=("low", "mid", "top"))
     explainer = Explainer(Predictor(model, signature), frame.to_dict("records")[::3])
     told = explainer.explain([{"x": 2.9, "town": "Ulm"}, {"x": -2.9, "town": "Ulm"}])["explanations"]
     assert [one["of"] for one in told] == ["top", "low"]
