@@ -178,7 +178,9 @@ def test_a_module_is_small_and_swallows_nothing(module):
     assert text.count("\n") <= 450
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert node.end_lineno - node.lineno < 60, f"{node.name} is long"
+            told = node.body[0] if ast.get_docstring(node) is not None else None  # a stage has a line of help a parameter
+            docstring = told.end_lineno - told.lineno if told is not None and len(node.body) > 1 else 0
+            assert node.end_lineno - node.lineno - docstring < 60, f"{node.name} is long"
         assert not isinstance(node, ast.Assert), "assert belongs in lessons and tests"
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None, f"bare except at line {node.lineno}"

@@ -18,7 +18,6 @@ from ..core.evidence import Evidence, format_value
 from ..core.jobs import heard_by, listening, report
 from ..core.settings import setting
 from .card import render_card
-from .more_figures import figures_of
 from .gates import Gate, Rule, check_gate, check_options, gate_reasons, gate_rules
 from mlworkbench.evaluation.metrics import (
     METRICS,
@@ -29,6 +28,7 @@ from mlworkbench.evaluation.metrics import (
     metric_table,
     metric_values,
 )
+from .more_figures import figures_of
 from .outcomes import outcome_frame, predict_outcome
 from .result import Evaluation, metric_findings
 from .rows import Outcome
@@ -249,20 +249,14 @@ def evaluate(
         The positive class of a binary task; None: the second one.
     costs
         What an answer costs: ``fp``, ``fn``, ``tp``, ``tn``; chooses the threshold.
-    sensitive
-        Columns by which the model must be fair.
-    time, ids
-        The column that says when a row came about, and those that name whom it is about.
-    folds
-        Folds of a cross-validation on the training rows; 0: none.
-    curve
-        Whether to draw the learning curve.
+    sensitive, time, ids
+        Columns by which the model must be fair, that say when a row came about, and whom it is about.
+    folds, curve
+        Folds of a cross-validation on the training rows (0: none), and whether to draw the learning curve.
     skip
         Analyses to leave out, of `ANALYSES`; None: from settings.
-    confidence, resamples
-        Coverage of the intervals in (0, 1), and bootstrap resamples (0: no intervals); None: from settings.
-    seed
-        Seed of everything that is drawn.
+    confidence, resamples, seed
+        Coverage of the intervals in (0, 1), bootstrap resamples (0: no intervals), None: from settings; and the seed.
 
     Raises
     ------
@@ -330,7 +324,8 @@ def _check_pair(word: str, pair: tuple[Any, Any] | None) -> None:
     if pair is None:
         return
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        raise InputError(problem(f"evaluate: {word}", "it must be a pair of rows and answers", type(pair).__name__, f"Give {word}=(X, y)"))
+        must, do = "it must be a pair of rows and answers", f"Give {word}=(X, y)"
+        raise InputError(problem(f"evaluate: {word}", must, type(pair).__name__, do))
     if pair[1] is not None and row_count(pair[0]) != row_count(pair[1]):
         got = f"{row_count(pair[0]):,} rows and {row_count(pair[1]):,} answers"
         raise InputError(problem(f"evaluate: {word}", "each row must have its true answer", got))

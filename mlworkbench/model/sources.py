@@ -7,6 +7,7 @@ __all__ = ['UNLABELLED', 'ModelSource', 'model_source', 'known_model', 'other_mo
            'check_target']
 
 # %% ../../nbs/27_model.sources.ipynb #c003
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,10 +62,16 @@ class ModelSource:
 
     def load(self) -> Model:
         """The model, opened as far as it is trusted."""
-        told = {"task": self.task or None, "classes": self.classes or None}
+        told = {"task": self.task or None, "classes": _as_written(self.classes) or None}
         return load_model(self.model, trust=self.trust, trusted=self.trusted, **told)
 
-# %% ../../nbs/27_model.sources.ipynb #c008
+# %% ../../nbs/27_model.sources.ipynb #c007
+def _as_written(classes: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Classes from a command line: whole numbers throughout are numbers, all else is text."""
+    whole = all(re.fullmatch(r"-?\d+", str(c)) for c in classes)
+    return tuple(int(c) for c in classes) if whole else classes
+
+# %% ../../nbs/27_model.sources.ipynb #c010
 def model_source(model: str, *, where: str, **named: Any) -> ModelSource:
     """Resolve a stage's parameters to a model and its data.
 
@@ -106,7 +113,7 @@ def known_model(model: str, *, where: str) -> ModelSource:
     artifact = find("model", model, where=where)
     return ModelSource.from_dict({**artifact.details, "model": artifact.path, "name": artifact.name})
 
-# %% ../../nbs/27_model.sources.ipynb #c010
+# %% ../../nbs/27_model.sources.ipynb #c012
 def other_models(references: Sequence[str] | None, source: ModelSource, *, where: str) -> dict[str, Model] | None:
     """The models of these references by name, opened; None when there are none."""
     found: dict[str, Model] = {}
@@ -115,7 +122,7 @@ def other_models(references: Sequence[str] | None, source: ModelSource, *, where
         found[reference if other.name in found else other.name] = other.load()
     return found or None
 
-# %% ../../nbs/27_model.sources.ipynb #c013
+# %% ../../nbs/27_model.sources.ipynb #c015
 @dataclass(frozen=True, eq=False)
 class Rows:
     """Features, true answers (None: none are known) and the columns beside them (None: there are none)."""
@@ -154,7 +161,7 @@ def read_rows(source: ModelSource, path: Any) -> Rows:
     beside = [c for c in frame.columns if str(c) in source.ignore and str(c) not in names]
     return Rows(X, y, frame[beside] if beside else None)
 
-# %% ../../nbs/27_model.sources.ipynb #c015
+# %% ../../nbs/27_model.sources.ipynb #c017
 UNLABELLED = ("outlier", "cluster", "transform")
 
 

@@ -23,7 +23,8 @@ def folder(lab):
     table = X.assign(progression=y)
     table[:300].to_parquet(lab.notebooks / "train.parquet")
     table[300:].to_parquet(lab.notebooks / "rows.parquet")
-    save_model(HistGradientBoostingRegressor(max_iter=40, random_state=0).fit(X[:300], y[:300]), lab.notebooks / "regressor.skops")
+    boosted = HistGradientBoostingRegressor(max_iter=40, random_state=0).fit(X[:300], y[:300])
+    save_model(boosted, lab.notebooks / "regressor.skops")
     people = demo_frame()
     past, later = people[people["year"] <= 2016][:6000], people[people["year"] <= 2016][6000:8000]
     later.to_parquet(lab.notebooks / "people.parquet")

@@ -16,8 +16,8 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 
 from mlworkbench.core.errors import GateFailed, InputError, NotFound
 from mlworkbench.evaluation.evaluate import evaluate
-from mlworkbench.evaluation.result import Evaluation, read_evaluation
 from mlworkbench.evaluation.outcomes import prediction_frame
+from mlworkbench.evaluation.result import Evaluation, read_evaluation
 from mlworkbench.model.data import load_data, split_target
 from mlworkbench.model.loading import load_model, save_model
 from mlworkbench.model.signature import infer_signature
