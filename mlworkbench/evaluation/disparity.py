@@ -65,7 +65,10 @@ def rates(tables: "np.ndarray") -> "dict[str, np.ndarray]":
 
 # %% ../../nbs/34_evaluation.disparity.ipynb #c008
 def _apart(values: "np.ndarray") -> "np.ndarray":
-    return values.max(axis=-1) - values.min(axis=-1)
+    import numpy as np
+
+    with np.errstate(invalid="ignore"):  # a resample that drew nobody of a group
+        return values.max(axis=-1) - values.min(axis=-1)
 
 
 def _ratio(values: "np.ndarray") -> "np.ndarray":
