@@ -256,7 +256,6 @@ def check_features(model: Model, rows: Any, where: str = "data") -> Any:
 def data_sha256(*tables: Any) -> str:
     """A SHA-256 over the contents of frames, series or arrays, in hex; the index does not count."""
     import numpy as np
-    import pandas as pd
 
     total = hashlib.sha256()
     for table in tables:

@@ -41,7 +41,7 @@ def form_of(X: Any, features: int | None = None, where: str = "signature") -> st
     InputError
         No rows, or nothing that holds rows.
     """
-    if not (hasattr(X, "__len__") or hasattr(X, "shape")) or isinstance(X, (str, bytes, Mapping)) or not hasattr(X, "__getitem__"):
+    if isinstance(X, (str, bytes, Mapping)) or not (hasattr(X, "__getitem__") or hasattr(X, "tocsr")):
         raise InputError(problem(where, "the rows must be a frame, an array or a list", f"a {type(X).__name__}"))
     if hasattr(X, "shape") and not X.shape or not count_rows(X):
         raise InputError(problem(where, "it must have at least one row", "none"))
@@ -137,7 +137,8 @@ def profile_table(signature: Signature, X: Any) -> "pd.DataFrame":
     """The rows as the reference profile takes them: the signature's columns in its order, of lists their lengths."""
     table = as_table(X, signature.input, "profile")
     table = table.set_axis([str(name) for name in table.columns], axis=1)[signature.names]
-    lengths = {c.name: table[c.name].map(len, na_action="ignore").astype("float64") for c in signature.columns if c.type == "list"}
+    listed = [c.name for c in signature.columns if c.type == "list"]
+    lengths = {name: table[name].map(len, na_action="ignore").astype("float64") for name in listed}
     return table.assign(**lengths)
 
 # %% ../../nbs/25_model.inputs.ipynb #c014

@@ -14,11 +14,11 @@ from .columns import Column
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../../nbs/11_serving.inputs.ipynb #c006
+# %% ../../nbs/11_serving.inputs.ipynb #c005
 INPUTS = ("frame", "array", "sparse", "series", "list", "records")
 OPEN = ("sparse", "records")  # of these, a row holds only some of very many columns
 
-# %% ../../nbs/11_serving.inputs.ipynb #c008
+# %% ../../nbs/11_serving.inputs.ipynb #c007
 def column_values(column: Column, values: Sequence[Any]) -> Any:
     """The values as an array of the training column's dtype."""
     import numpy as np
@@ -58,7 +58,7 @@ def build_frame(columns: Sequence[Column], values: Mapping[str, Sequence[Any]], 
     data = {c.name: column_values(c, values[c.name]) for c in columns}
     return pd.DataFrame(data, index=pd.RangeIndex(rows), copy=False)
 
-# %% ../../nbs/11_serving.inputs.ipynb #c011
+# %% ../../nbs/11_serving.inputs.ipynb #c010
 def _build_array(columns: Sequence[Column], values: Mapping[str, Sequence[Any]], rows: int) -> Any:
     import numpy as np
 
@@ -83,7 +83,7 @@ def _build_sparse(columns: Sequence[Column], values: Mapping[str, Sequence[Any]]
     dtype = columns[0].dtype if columns else "float64"
     return csr_matrix((np.array(numbers, dtype=dtype), (row_of, column_of)), shape=(rows, len(columns)))
 
-# %% ../../nbs/11_serving.inputs.ipynb #c012
+# %% ../../nbs/11_serving.inputs.ipynb #c011
 def _build_list(columns: Sequence[Column], values: Mapping[str, Sequence[Any]], rows: int) -> Any:
     import numpy as np
 
