@@ -35,9 +35,9 @@ def draw(task: str, rows: int, seed: int) -> Outcome:
 def test_intervals_cover_the_truth_about_as_often_as_they_say(task, size, measured):
     draws = size("interval_coverage_draws")
     truth = metric_values(draw(task, 400_000, seed=0))
-    covered = dict.fromkeys(truth, 0)
+    covered, resamples = dict.fromkeys(truth, 0), 1000 if draws >= 1000 else 200
     for seed in range(draws):
-        table = metric_table(draw(task, 600, 1000 + seed), resamples=400, seed=seed).set_index("metric")
+        table = metric_table(draw(task, 1000, 1000 + seed), resamples=resamples, seed=seed).set_index("metric")
         for name in covered:
             covered[name] += bool(table.loc[name, "low"] <= truth[name] <= table.loc[name, "high"])
     measured(draws=draws, **{name: f"{times / draws:.1%}" for name, times in covered.items()})
