@@ -21,7 +21,9 @@ from sklearn.utils import all_estimators
 from threadpoolctl import threadpool_limits
 
 import mlworkbench as mlw
+from mlworkbench.bundling import content
 from mlworkbench.bundling.content import make_parts, write_content
+from mlworkbench.bundling.lock import make_lock
 from mlworkbench.core.errors import InputError
 from mlworkbench.evaluation.evaluate import ANALYSES
 from mlworkbench.model.contract import read_signature, render_signature
@@ -55,9 +57,18 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_look_at_the_packages() -> Iterator[None]:
-    """Which distribution has which module does not change while this file runs; looking it up takes a second."""
+def one_lock_for_equal_modules() -> Iterator[None]:
+    """The service's code and the packages are the same for all, so models of the same modules have the same lock."""
+    known: dict[Any, Any] = {}
+
+    def once(code: Path, modules: Any, also: Any = ()) -> Any:
+        key = (frozenset(modules), tuple(also))
+        if key not in known:
+            known[key] = make_lock(code, modules, also=also)
+        return known[key]
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(content, "make_lock", once)
         patch.setattr(importlib.metadata, "packages_distributions", cache(importlib.metadata.packages_distributions))
         yield
 
