@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INK', 'PALETTE', 'STYLE', 'Evidence', 'chapters_of', 'pieces_html', 'format_value', 'table_html', 'figure_style',
-           'figure_svg', 'show']
+           'figure_svg', 'outputs_of', 'show']
 
 # %% ../../nbs/02_core.evidence.ipynb #c003
 import html
@@ -149,24 +149,35 @@ h3.mlw-chapter{margin:22px 0 4px;font-size:16px}details.mlw-chapter{margin:10px 
 details.mlw-chapter>summary{cursor:pointer;font-weight:600;padding:6px 0}
 </style>"""
 
+# %% ../../nbs/02_core.evidence.ipynb #c018
+def outputs_of(pieces: "list[Evidence]") -> list[dict[str, str]]:
+    """Pieces as few notebook outputs (MIME type to content): a figure each as SVG, all between two figures as one HTML."""
+    outputs, waiting = [], []
+    for chapter, inside in chapters_of(pieces).items():
+        if chapter:
+            waiting.append((f"<h3 class='mlw-chapter'>{html.escape(chapter)}</h3>", chapter))
+        for piece in inside:
+            waiting.append((_caption(piece) if piece.svg else piece.html(), _plain(piece)))
+            if piece.svg:
+                outputs += [_joined(waiting), {"image/svg+xml": piece.svg, "text/plain": piece.title}]
+                waiting = []
+    return outputs + ([_joined(waiting)] if waiting else [])
+
 
 def show(pieces: "list[Evidence]") -> None:
-    """Display evidence as ordinary notebook outputs: SVG for figures, HTML for tables, text for text."""
+    """Display evidence as ordinary notebook outputs: SVG for figures, HTML for tables and text."""
     from IPython.display import display
 
-    ordered = [piece for inside in chapters_of(pieces).values() for piece in inside]
-    chapter = ""
-    for piece in ordered:
-        if piece.chapter != chapter:
-            chapter = piece.chapter
-            display({"text/html": f"{STYLE}<h3 class='mlw-chapter'>{html.escape(chapter)}</h3>", "text/plain": chapter}, raw=True)
-        if piece.svg:
-            bundle = {"image/svg+xml": piece.svg, "text/plain": f"{piece.title}\n{piece.note}"}
-            caption = Evidence(piece.title, note=piece.note).html()
-            display({"text/html": STYLE + caption, "text/plain": piece.title}, raw=True)
-        else:
-            bundle = {"text/html": STYLE + piece.html(), "text/plain": _plain(piece)}
-        display(bundle, raw=True)
+    for output in outputs_of(pieces):
+        display(output, raw=True)
+
+
+def _caption(piece: Evidence) -> str:
+    return Evidence(piece.title, note=piece.note).html()
+
+
+def _joined(waiting: list[tuple[str, str]]) -> dict[str, str]:
+    return {"text/html": STYLE + "".join(markup for markup, _ in waiting), "text/plain": "\n\n".join(text for _, text in waiting)}
 
 
 def _plain(piece: Evidence) -> str:

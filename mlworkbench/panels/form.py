@@ -78,8 +78,8 @@ def hint_html(parameter: Parameter) -> str:
     """Help, range and origin of a field, as a line of HTML."""
     text = "; ".join(part for part in (parameter.help.rstrip("."), _range(parameter)) if part)
     text = html.escape(text[:1].upper() + text[1:])
-    if parameter.kind == "list":
-        text += (", " if text else "") + "one per line"
+    if parameter.kind in ("list", "dict"):
+        text += (", " if text else "") + ("one per line" if parameter.kind == "list" else "one <code>name = value</code> per line")
     text += "." if text else ""
     value, origin = in_force(parameter)
     if origin:
@@ -108,7 +108,7 @@ def make_control(parameter: Parameter) -> "ipywidgets.DOMWidget":
         return w.Checkbox(value=parameter.default, indent=False, **common)
     text = {"value": to_text(parameter.default), "placeholder": in_force(parameter)[0], "continuous_update": False}
     if parameter.kind in ("list", "dict"):
-        return w.Textarea(rows=3 if parameter.kind == "list" else 4, **text, **common)
+        return w.Textarea(rows=2, **text, **common)
     return w.Text(**text, **common)
 
 # %% ../../nbs/76_panels.form.ipynb #c016

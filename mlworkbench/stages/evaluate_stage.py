@@ -66,7 +66,7 @@ def evaluate(
     trusted
         types in a skops file to accept, by full name
     task
-        what the model answers, where its file cannot tell: binary, multiclass, regression, ...
+        what the model answers, where its file cannot tell, such as multiclass or regression
     classes
         its classes in the order of its probabilities, where its file cannot tell
     name
@@ -78,7 +78,7 @@ def evaluate(
     positive
         class that counts as positive in a two-class task; none means the second one
     costs
-        what a wrong answer costs, such as fp: 1 and fn: 5; chooses the threshold that is shipped
+        what answers cost (fp and fn, perhaps tp and tn); chooses the threshold that is shipped
     sensitive
         columns by which the model must be fair, such as sex
     time
@@ -90,7 +90,7 @@ def evaluate(
     curve
         draw the learning curve, which fits the model several times
     skip
-        analyses to leave out: slices, explanation, robustness, checks, ...
+        analyses to leave out, such as explanation and robustness, which ask the model most often
     confidence
         coverage of the intervals, 0.95 for 95 in 100
     resamples
