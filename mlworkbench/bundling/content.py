@@ -75,6 +75,7 @@ def make_parts(
     from mlworkbench.statistics.profiles import profile_frame
 
     report("reading the signature off the examples")
+    model = _as_evaluated(model, evaluation)
     if count_rows(examples) == 0:
         raise InputError(problem("bundle", "examples must have rows", 0, "Give the rows that the model learned from"))
     signature = replace(infer_signature(model, examples), extra=setting(IN_THE_SIGNATURE))
@@ -88,7 +89,13 @@ def make_parts(
 
 def _told(evaluation: Any) -> dict[str, Any]:
     """What the bundle says of its evaluation: not where its model and data lie on this machine."""
-    return {key: value for key, value in evaluation.to_dict().items() if key not in ("sources", "artifacts")}
+    return {key: value for key, value in evaluation.to_dict().items() if key not in ("sources", "artifacts", "card")}
+
+
+def _as_evaluated(model: "Model", evaluation: Any) -> "Model":
+    """The model with the operating threshold that its evaluation chose."""
+    chosen = getattr(evaluation, "threshold", None)
+    return model if chosen is None else replace(model, threshold=chosen, positive=evaluation.positive)
 
 
 def _threshold(model: "Model") -> dict[str, Any] | None:
