@@ -292,9 +292,9 @@ def test_the_same_content_is_the_same_version_and_is_not_built_again(small, monk
 
     def same_model(estimator, path):  # skops writes memory addresses and the clock, so its files differ each time
         shutil.copy(model_file, path)
-        return path
+        return first.manifest["model"]["trusted"]
 
-    monkeypatch.setattr("mlworkbench.model.loading.save_model", same_model)
+    monkeypatch.setattr("mlworkbench.model.scikit_learn.save_skops", same_model)
     monkeypatch.setattr(build, "build_bento", lambda *_: pytest.fail("built again"))
     again = build_small()
     assert (again.tag, again.sha256) == (first.tag, first.sha256)
@@ -407,7 +407,8 @@ def test_a_bundle_that_is_built_again_is_the_one_that_the_ledger_knows(small, mo
     workspace().ledger.record(Artifact("bundle", small.tag, small.name, "bundle.json", details=small.artifacts()))
     model_file = Path(small.path) / "src" / "model" / "model.skops"
     kept = shutil.copy(model_file, Path(os.environ["BENTOML_HOME"]).parent / "model.skops")
-    monkeypatch.setattr("mlworkbench.model.loading.save_model", lambda _, path: Path(shutil.copy(kept, path)))
+    trusted = small.manifest["model"]["trusted"]
+    monkeypatch.setattr("mlworkbench.model.scikit_learn.save_skops", lambda _, path: shutil.copy(kept, path) and trusted)
     certificate = Path(small.path) / "src" / "certificate.json"
     certificate.write_text(certificate.read_text().replace('"passed": true', '"passed":  true'))
     again = build_small()  # the former one is not taken for it: its certificate is not the ledger's
