@@ -79,7 +79,8 @@ def hint_html(parameter: Parameter) -> str:
     text = "; ".join(part for part in (parameter.help.rstrip("."), _range(parameter)) if part)
     text = html.escape(text[:1].upper() + text[1:])
     if parameter.kind in ("list", "dict"):
-        text += (", " if text else "") + ("one per line" if parameter.kind == "list" else "one <code>name = value</code> per line")
+        what = "one" if parameter.kind == "list" else "one <code>name = value</code>"
+        text += (", " if text else "") + f"{what} per line"
     text += "." if text else ""
     value, origin = in_force(parameter)
     if origin:
