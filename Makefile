@@ -47,7 +47,7 @@ test: .venv/.dev ## all lessons and all tests, heavy ones at small sizes
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 soak: .venv/.dev ## the same heavy tests at full size; writes a dated table to docs/evidence
-	MLW_SOAK=1 $(BIN)/python -m pytest -m soak $(ARGS)
+	MLW_SOAK=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m soak $(ARGS)
 
 export: .venv/.dev ## notebooks to package: stale modules go, parameters cells and README are written anew
 	find mlworkbench -mindepth 2 -name '*.py' ! -name '__init__.py' -delete

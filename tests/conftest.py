@@ -1,7 +1,11 @@
 """What all tests share: sizes, real parts, a workspace of their own."""
 
+import datetime
+import json
 import os
+import platform
 import shutil
+import tempfile
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -62,7 +66,15 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-ROWS: list[tuple[str, str, str]] = []
+NOTES = "MLW_SOAK_NOTES"  # the file that all processes of a soak write their notes to
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A soak's notes are gathered in one file, whichever process measured."""
+    if os.environ.get("MLW_SOAK") and not hasattr(config, "workerinput"):
+        handle, path = tempfile.mkstemp(prefix="soak-", suffix=".jsonl")
+        os.close(handle)
+        os.environ[NOTES] = path
 
 
 @pytest.fixture
@@ -70,21 +82,26 @@ def measured(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Note what a heavy test measured; `make soak` writes all notes as a dated table to docs/evidence."""
 
     def note(**figures: object) -> None:
-        ROWS.append((request.node.name, request.node.path.name, ", ".join(f"{k} {v}" for k, v in figures.items())))
+        if path := os.environ.get(NOTES):
+            told = ", ".join(f"{k} {v}" for k, v in figures.items())
+            with open(path, "a", encoding="utf-8") as file:  # one short line: appended whole
+                file.write(json.dumps([request.node.name, request.node.path.name, told]) + "\n")
 
     return note
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    if not os.environ.get("MLW_SOAK") or not ROWS or hasattr(session.config, "workerinput"):
+    if not os.environ.get("MLW_SOAK") or hasattr(session.config, "workerinput"):
         return
-    import datetime
-    import platform
-
+    path = Path(os.environ.pop(NOTES))
+    rows = sorted(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    path.unlink()
+    if not rows:
+        return
     day = datetime.date.today().isoformat()
     outcome = "every test passed" if exitstatus == 0 else f"pytest ended with {int(exitstatus)}"
     lines = [f"# Soak, {day}", "", f"Python {platform.python_version()}, {os.cpu_count()} cores; {outcome}.", "",
-             "| test | file | measured |", "|---|---|---|", *(f"| `{t}` | {f} | {m} |" for t, f, m in sorted(ROWS)), ""]
+             "| test | file | measured |", "|---|---|---|", *(f"| `{t}` | {f} | {m} |" for t, f, m in rows), ""]
     (ROOT / "docs" / "evidence" / f"{day}-soak.md").write_text("\n".join(lines), encoding="utf-8")
 
 
