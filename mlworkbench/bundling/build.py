@@ -91,7 +91,7 @@ class Bundle(Result):
         return {"tag": self.tag, "path": self.path, "sha256": self.sha256}
 
     def evidence(self) -> list[Evidence]:
-        return [_parity_table(self.certificate), _signature_table(self.signature), _lock_table(self)]
+        return [_parity_table(self.certificate), _signature_evidence(self.signature), _lock_table(self)]
 
 # %% ../../nbs/46_bundling.build.ipynb #c007
 def _parity_table(certificate: Mapping[str, Any]) -> Evidence:
@@ -107,19 +107,11 @@ def _parity_table(certificate: Mapping[str, Any]) -> Evidence:
     return Evidence("Parity with the notebook", table=frame, note=note)
 
 
-def _signature_table(signature: Signature) -> Evidence:
-    import pandas as pd
+def _signature_evidence(signature: Signature) -> Evidence:
+    from mlworkbench.model.contract import signature_table
 
-    def domain(column: Any) -> str:
-        if column.categories is not None:
-            shown = ", ".join(str(c) for c in column.categories[:6])
-            return shown + (f", … ({len(column.categories)})" if len(column.categories) > 6 else "")
-        edges = [edge for edge in (column.minimum, column.maximum) if edge is not None]
-        return " to ".join(f"{e:g}" if isinstance(e, (int, float)) else str(e) for e in edges)
-
-    rows = [{"column": c.name, "type": c.type, "may be missing": c.nullable, "seen": domain(c)} for c in signature.columns]
-    note = "A value of another type is refused; one outside what was seen is answered and flagged."
-    return Evidence("Signature", table=pd.DataFrame(rows), note=note)
+    note = "A value of another type is refused; one outside what was seen is answered and flagged, or refused by policy."
+    return Evidence("Signature", table=signature_table(signature), note=note)
 
 
 def _lock_table(bundle: Bundle) -> Evidence:
