@@ -16,8 +16,8 @@ from ..core.errors import InputError, NotFound, closest, problem
 from ..core.references import find
 from .data import read_table, split_target
 from .loading import Model, load_model
-from .task import WITHOUT_TRUTH
 from .mlflow import name_of as registered_name
+from .task import WITHOUT_TRUTH
 
 if TYPE_CHECKING:
     import pandas as pd
