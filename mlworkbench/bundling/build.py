@@ -317,7 +317,7 @@ def _make_latest(target: Path) -> None:
 # %% ../../nbs/46_bundling.build.ipynb #c020
 def build_bundle(
     model: Any, *, name: str, examples: Any, evaluation: Any = None, environment: str | None = None,
-    golden_rows: int | None = None, tolerance: float | None = None, seed: int = 0,
+    policy: Mapping[str, str] | None = None, golden_rows: int | None = None, tolerance: float | None = None, seed: int = 0,
 ) -> Bundle:
     """Build a bundle from a fitted model, and prove that it answers as the model does.
 
@@ -333,6 +333,9 @@ def build_bundle(
         The `Evaluation` that travels with it; None: none does.
     environment
         ``isolated`` or ``current``; None: the setting bundling.environment.
+    policy
+        What the service does with a value that does not fit, by column: ``reject`` it, ``coerce`` it where it reads as the
+        column's type, or ``flag`` it; a column that is not named: flag.
     golden_rows, tolerance
         Rows for the proof, and the largest difference that counts as equal; None: from settings, and for a family that
         computes in 32 bits (boosters, networks) its own coarser one.
@@ -354,7 +357,8 @@ def build_bundle(
     rows = setting("bundling.golden_rows") if golden_rows is None else golden_rows
     if tolerance is None:
         tolerance = max(setting("bundling.tolerance"), family_named(model.family).tolerance)
-    parts = make_parts(model, name=name, examples=examples, evaluation=evaluation, rows=rows, tolerance=tolerance, seed=seed)
+    parts = make_parts(model, name=name, examples=examples, evaluation=evaluation, policy=policy, rows=rows,
+                       tolerance=tolerance, seed=seed)
     home = bento_home()
     with workspace().lock(f"bundle-{name}"), _staging(home) as work:
         return load_bundle(_build(parts, home, work, environment))

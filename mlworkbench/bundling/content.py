@@ -52,7 +52,8 @@ class Parts:
 
 
 def make_parts(
-    model: "Model", *, name: str, examples: Any, evaluation: Any = None, rows: int = 64, tolerance: float = 1e-9, seed: int = 0
+    model: "Model", *, name: str, examples: Any, evaluation: Any = None, policy: Mapping[str, str] | None = None,
+    rows: int = 64, tolerance: float = 1e-9, seed: int = 0,
 ) -> Parts:
     """Infer the signature, profile the examples and make golden rows.
 
@@ -62,13 +63,15 @@ def make_parts(
         Rows as the model takes them, without the target: all of them make the signature and the profile.
     evaluation
         An evaluation with ``to_dict``; None: the bundle carries none.
+    policy
+        What the service does with a value that does not fit, by column: ``reject``, ``coerce`` or ``flag``; None: flag.
     rows
         Golden rows to make.
 
     Raises
     ------
     InputError
-        There are no examples, or the model cannot predict what they allow.
+        There are no examples, the model cannot predict what they allow, or the policy names what is not known.
     """
     from mlworkbench.model.inputs import count_rows, profile_table
     from mlworkbench.model.signature import infer_signature
@@ -78,7 +81,7 @@ def make_parts(
     model = _as_evaluated(model, evaluation)
     if count_rows(examples) == 0:
         raise InputError(problem("bundle", "examples must have rows", 0, "Give the rows that the model learned from"))
-    signature = replace(infer_signature(model, examples), extra=setting(IN_THE_SIGNATURE))
+    signature = replace(infer_signature(model, examples, policy=policy or {}), extra=setting(IN_THE_SIGNATURE))
     profile = profile_frame(profile_table(signature, examples))
     report("golden rows through the model in memory")
     golden = make_golden(model.estimator, signature, profile, rows=rows, tolerance=tolerance, seed=seed,

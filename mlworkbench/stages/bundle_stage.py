@@ -53,6 +53,7 @@ def bundle(
     *,
     name: str | None = None,
     environment: Annotated[Literal["isolated", "current"] | None, Setting("bundling.environment")] = None,
+    policy: Annotated[dict[str, str] | None, Advanced()] = None,
     golden_rows: Annotated[int | None, Ge(8), Le(10_000), Setting("bundling.golden_rows")] = None,
     tolerance: Annotated[float | None, Ge(0), Setting("bundling.tolerance")] = None,
     seed: Annotated[int, Ge(0), Advanced()] = 0,
@@ -83,6 +84,8 @@ def bundle(
         name of the bundle; none means the evaluation's
     environment
         where parity is proved: isolated (made from the lock) or current (this environment)
+    policy
+        by column, what the service does with a value that does not fit: reject, coerce or flag; none means flag
     golden_rows
         rows to synthesise for the proof
     tolerance
@@ -104,6 +107,6 @@ def bundle(
     rows = read_rows(source, source.examples or source.data)
     made = build_bundle(
         loaded, name=name or (found.name if found else source.name), examples=rows.X, evaluation=found,
-        environment=environment, golden_rows=golden_rows, tolerance=tolerance, seed=seed,
+        environment=environment, policy=policy, golden_rows=golden_rows, tolerance=tolerance, seed=seed,
     )
     return replace(made, sources=source.to_dict())

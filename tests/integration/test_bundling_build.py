@@ -27,6 +27,9 @@ from mlworkbench.bundling.parity import ask, start_service
 from mlworkbench.bundling.verify import check_bundle, hash_files, stored_tags, verify_bundle
 from mlworkbench.core.errors import Cancelled, GateFailed, InputError, NotFound
 from mlworkbench.core.jobs import Job, listening
+from mlworkbench.model.loading import load_model
+from mlworkbench.serving.errors import ServiceError
+from mlworkbench.serving.predictor import Predictor, proves
 
 NOTEBOOK_PARTS = ("mlworkbench", "IPython", "ipykernel", "papermill", "ipywidgets", "jupyterlab", "nbdev", "matplotlib")
 
@@ -433,3 +436,24 @@ def test_a_library_installed_from_a_folder_is_noted_in_a_bundle_of_this_environm
     assert "joblib" in made.lock and "joblib" in made.evidence()[-1].note
     with pytest.raises(InputError, match="joblib from a folder"):
         ensure_environment(Path(made.path) / "src" / "requirements.lock")
+
+
+def test_the_policy_of_a_column_travels_in_the_signature_and_the_service_keeps_to_it(tmp_path):
+    model, X = small_model()
+    parts = content.make_parts(load_model(model), name="small", examples=X, policy={"age": "reject", "hours": "coerce"}, rows=16)
+    content.write_content(tmp_path / "content", parts, "current")
+    told = json.loads((tmp_path / "content" / "signature.json").read_text())
+    assert {c["name"]: c["policy"] for c in told["columns"]} == {"age": "reject", "hours": "coerce"}
+    predictor = Predictor.load(tmp_path / "content")
+    assert proves(predictor.replay())
+    row = {"age": 40.0, "hours": "38.5"}
+    assert len(predictor.predict([row], "fail")["predictions"]) == 1
+    with pytest.raises(ServiceError, match="age"):
+        predictor.predict([row | {"age": 400.0}], "fail")
+
+
+@pytest.mark.parametrize(("policy", "closest"), [({"agee": "reject"}, "'age'"), ({"age": "rejct"}, "'reject'")])
+def test_a_policy_that_is_not_known_is_refused_with_the_closest_match(place, policy, closest):
+    with pytest.raises(InputError, match=f"Did you mean {closest}"):
+        build_small(policy=policy)
+    assert not stored_tags()
