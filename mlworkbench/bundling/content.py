@@ -96,9 +96,20 @@ def _told(evaluation: Any) -> dict[str, Any]:
 
 
 def _as_evaluated(model: "Model", evaluation: Any) -> "Model":
-    """The model with the operating threshold that its evaluation chose."""
+    """The model with the operating threshold that its evaluation chose.
+
+    Raises
+    ------
+    InputError
+        The evaluation is of another model: its threshold would be somebody else's.
+    """
     chosen = getattr(evaluation, "threshold", None)
-    return model if chosen is None else replace(model, threshold=chosen, positive=evaluation.positive)
+    if chosen is None:
+        return model
+    if evaluation.model_sha256 != model.sha256:
+        must, do = "a threshold must come from an evaluation of the model that is bundled", "Evaluate this very model, or file"
+        raise InputError(problem("bundle", must, "one of another model", do))
+    return replace(model, threshold=chosen["value"], positive=chosen["positive"])
 
 
 def _threshold(model: "Model") -> dict[str, Any] | None:
