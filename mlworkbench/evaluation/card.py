@@ -57,7 +57,7 @@ def _description(found: "Evaluation") -> str:
     if found.positive is not None:
         rows.append(("positive class", str(found.positive)))
     if found.threshold is not None:
-        rows.append(("positive from this probability on", format_value(float(found.threshold))))
+        rows.append((f"{found.threshold['positive']} from this probability on", format_value(float(found.threshold["value"]))))
     rows += [("SHA-256 of the model", found.model_sha256), ("SHA-256 of the held-out rows", found.data_sha256)]
     return markdown_table(pd.DataFrame([r for r in rows if r[1]], columns=["what", "value"]), code=())
 

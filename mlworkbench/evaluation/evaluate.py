@@ -70,11 +70,17 @@ def _against(case: Case, asked: Asked) -> Section | None:
 
     if not asked.against:
         return None
-    others = {}
+    others, told = {}, ()
+    if asked.costs:  # or ours would be the only one whose threshold was chosen
+        plain = replace(case.model, threshold=None)
+        case = replace(case, outcome=predict_outcome(plain, case.X, case.y, positive=asked.positive))
+        text = "The models are compared as they answer by themselves: without the threshold that the costs chose for ours."
+        told = (Evidence("What is compared", text=text),)
     for name, other in asked.against.items():
         report(f"predicting with {name}")
         others[name] = predict_outcome(other, _rows_for(other, case), case.y, positive=asked.positive)
-    return compare_section(case, others)
+    found = compare_section(case, others)
+    return replace(found, evidence=(*told, *found.evidence))
 
 
 def _rows_for(other: Model, case: Case) -> Any:
@@ -176,8 +182,39 @@ def _sections(case: Case, asked: Asked, skip: Sequence[str]) -> Iterator[Section
             yield made
 
 # %% ../../nbs/39_evaluation.evaluate.ipynb #c015
-def _check_rules(rules: Sequence[Rule], outcome: Outcome, asked: Asked) -> None:
+_MADE_BY = {  # the first word of a path to the analysis that it comes from; a metric's comes from none
+    "slice": "slices", "fairness": "fairness", "importance": "explanation", "shap": "explanation",
+    "robustness": "robustness", "calibration": "calibration", "checks": "checks", "against": "comparison",
+    **dict.fromkeys(("train", "validation", "cross_validation", "learning_curve"), "learning"),
+    **dict.fromkeys(("latency_p50_ms", "latency_p95_ms"), "latency"),
+}
+
+
+def _check_names(rule: Rule, case: Case, asked: Asked) -> None:
+    """Refuse a name in brackets that its analysis will not know."""
+    from mlworkbench.evaluation.robustness import DAMAGES
+
+    names = path_names(rule.path)[:1]
+    known = {"robustness": [d.name for d in DAMAGES], "against": list(asked.against), "fairness": list(asked.sensitive)}
+    for name in names:
+        if rule.head in known:
+            check_known(f"gate: {rule.head}", "name", name, known[rule.head])
+        elif rule.head in ("slice", "importance", "shap"):
+            case.column(name, "gate")
+
+
+def _check_made(rules: Sequence[Rule], missing: Mapping[str, str]) -> None:
+    """Refuse a rule on an analysis that is not there, with the reason."""
     for rule in rules:
+        if (reason := missing.get(_MADE_BY.get(rule.head, ""))) is not None:
+            raise InputError(problem("gate", f"'{rule}' needs the analysis {_MADE_BY[rule.head]}", reason))
+
+# %% ../../nbs/39_evaluation.evaluate.ipynb #c016
+def _check_rules(case: Case, asked: Asked, skip: Sequence[str]) -> None:
+    rules, outcome = asked.rules, case.outcome
+    _check_made(rules, dict.fromkeys(skip, "it is in skip"))
+    for rule in rules:
+        _check_names(rule, case, asked)
         if rule.head in METRICS:
             check_metric(rule.head, applicable(outcome), f"gate on a {outcome.task} model")
     given = {name for name in ("train", "validation", "against", "sensitive", "costs", "folds", "curve") if getattr(asked, name)}
@@ -204,7 +241,7 @@ def _no_better(metrics: "pd.DataFrame", outcome: Outcome) -> tuple[str, ...]:
     told = f"{name.replace('_', ' ')} {format_value(float(row['value']))} against {format_value(float(row['baseline']))}"
     return (f"The model is not surely better than a guess that never looks at the features: {told}.",)
 
-# %% ../../nbs/39_evaluation.evaluate.ipynb #c017
+# %% ../../nbs/39_evaluation.evaluate.ipynb #c018
 def _with_threshold(case: Case, asked: Asked) -> tuple[Case, Section | None]:
     from mlworkbench.evaluation.thresholds import apply_threshold, threshold_section
 
@@ -218,7 +255,7 @@ def _with_threshold(case: Case, asked: Asked) -> tuple[Case, Section | None]:
     model = replace(case.model, threshold=value, positive=outcome.classes[outcome.positive])
     return replace(case, model=model, outcome=apply_threshold(outcome, value)), section
 
-# %% ../../nbs/39_evaluation.evaluate.ipynb #c019
+# %% ../../nbs/39_evaluation.evaluate.ipynb #c020
 def evaluate(
     model: Any, X: Any, y: Any = None, *, name: str | None = None, context: "pd.DataFrame | None" = None, gate: Gate = None,
     train: tuple[Any, Any] | None = None, validation: tuple[Any, Any] | None = None,
@@ -272,12 +309,13 @@ def evaluate(
     confidence = check_confidence(setting("evaluation.confidence") if confidence is None else confidence)
     resamples = setting("evaluation.resamples") if resamples is None else resamples
     with gathered_warnings() as notes:
-        case = _case(load_model(model), X, y, context, asked, confidence=confidence, resamples=resamples, seed=seed)
+        options = {"confidence": confidence, "resamples": resamples, "seed": seed}
+        case = _case(load_model(model), X, y, context, asked, left_out, **options)
         found = _found(case, asked, left_out, name)
     made = Evaluation(**found, notes=tuple(notes))
     return replace(made, card=render_card(made))
 
-# %% ../../nbs/39_evaluation.evaluate.ipynb #c020
+# %% ../../nbs/39_evaluation.evaluate.ipynb #c021
 def _models(against: Mapping[str, Any] | Sequence[Any] | None) -> dict[str, Model]:
     """Other models by name; of a list, their own names."""
     if isinstance(against, Mapping):
@@ -303,8 +341,9 @@ def _told(caught: list[warnings.WarningMessage]) -> list[str]:
     texts = (f"{w.category.__name__}: {(str(w.message).strip() or 'no text').splitlines()[0][:300]}" for w in caught)
     return list(dict.fromkeys(texts))
 
-# %% ../../nbs/39_evaluation.evaluate.ipynb #c021
-def _case(model: Model, X: Any, y: Any, context: "pd.DataFrame | None", asked: Asked, **options: Any) -> Case:
+# %% ../../nbs/39_evaluation.evaluate.ipynb #c022
+def _case(model: Model, X: Any, y: Any, context: "pd.DataFrame | None", asked: Asked, skip: Sequence[str],
+          **options: Any) -> Case:
     """Ask the model once, and check all that can be checked before the long part of the work."""
     report(f"predicting {row_count(X):,} rows")
     outcome = predict_outcome(model, X, y, positive=asked.positive)
@@ -314,7 +353,7 @@ def _case(model: Model, X: Any, y: Any, context: "pd.DataFrame | None", asked: A
     case = Case(model, check_features(model, X, "evaluate"), y, outcome, context, **options)
     for name in (*asked.sensitive, *asked.names_in("slice"), *asked.ids, *filter(None, [asked.time])):
         case.column(name)
-    _check_rules(asked.rules, outcome, asked)
+    _check_rules(case, asked, skip)
     for word, pair in (("train", asked.train), ("validation", asked.validation)):
         _check_pair(word, pair)
     return case
@@ -337,6 +376,7 @@ def _found(case: Case, asked: Asked, skip: Sequence[str], name: str | None) -> d
     case, chosen = _with_threshold(case, asked)
     metrics, outcome = _metrics(case), case.outcome
     sections = tuple(s for s in (chosen, *_sections(case, asked, skip)) if s is not None)
+    _check_made(asked.rules, {s.name: s.facts["not_made"] for s in sections if "not_made" in s.facts})
     findings = metric_findings(metrics) | {k: v for s in sections for k, v in s.findings.items()}
     checked = check_gate(asked.rules, findings, intervals=case.resamples > 0)
     reasons = gate_reasons(checked)
@@ -346,12 +386,16 @@ def _found(case: Case, asked: Asked, skip: Sequence[str], name: str | None) -> d
         "concerns": (*_no_better(metrics, outcome), *(c for s in sections for c in s.concerns)),
         "task": outcome.task, "rows": outcome.rows, "metrics": metrics, "gate": checked,
         "prediction_profile": profile_frame(outcome_frame(outcome)), "classes": outcome.classes,
-        "positive": _positive(outcome), "threshold": case.model.threshold,
+        "positive": _positive(outcome), "threshold": _threshold(case.model),
         "confidence": case.confidence, "resamples": case.resamples, "seed": case.seed,
         "model_type": _type_name(case.model), "model_sha256": case.model.sha256,
         "data_sha256": data_sha256(*(t for t in (case.X, given) if t is not None)),
         "figures": tuple(figures_of(outcome)), "sections": sections,
     }
+
+
+def _threshold(model: Model) -> dict[str, Any] | None:
+    return None if model.threshold is None else {"positive": model.positive_class, "value": model.threshold}
 
 
 def _positive(outcome: Outcome) -> Any:

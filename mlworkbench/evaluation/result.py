@@ -31,8 +31,8 @@ class Evaluation(Result):
 
     `metrics` has the columns metric, value, low, high, baseline; `gate` expression, value, holds, margin.
     `prediction_profile` is of `evaluation.outcomes.prediction_frame`. `positive` is the positive class of a binary
-    task, `threshold` the probability from which on it is called (None: the model's own rule), `notes` the warnings
-    that came up, `card` the model card as Markdown.
+    task, `threshold` holds ``positive``, a class, and ``value``, the probability from which on it is called (None: the
+    model's own rule), `notes` the warnings that came up, `card` the model card as Markdown.
     """
 
     stage: ClassVar[str] = "evaluate"
@@ -44,7 +44,7 @@ class Evaluation(Result):
     prediction_profile: Profile
     classes: tuple[Any, ...] | None = None
     positive: Any = None
-    threshold: float | None = None
+    threshold: Mapping[str, Any] | None = None
     confidence: float = 0.95
     resamples: int = 1000
     seed: int = 0
@@ -157,7 +157,7 @@ def _headline(found: Evaluation) -> str:
     return f"{_with_interval(found, found.main_metric)} on {found.rows:,} rows; {gate}{ending}"
 
 
-_BESIDE = ("accuracy", "f1", "brier", "mae", "r2", "f1_macro", "silhouette", "log_loss")
+_BESIDE = ("accuracy", "f1", "brier", "mae", "r2", "silhouette", "log_loss")
 
 
 def _tiles(found: Evaluation) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def _tiles(found: Evaluation) -> dict[str, Any]:
     if len(found.gate):
         tiles["gate"] = f"{int(found.gate['holds'].sum())} of {len(found.gate)}"
     elif found.threshold is not None:
-        tiles["threshold"] = float(f"{found.threshold:.4g}")
+        tiles["threshold"] = float(f"{found.threshold['value']:.4g}")
     return tiles
 
 # %% ../../nbs/38_evaluation.result.ipynb #c009
@@ -176,10 +176,15 @@ def _summary(found: Evaluation) -> dict[str, Any]:
     return plain({
         "task": found.task, "rows": found.rows, "classes": found.classes, "positive": found.positive,
         "threshold": found.threshold, "main_metric": found.main_metric, "metrics": found.metrics.to_dict("records"),
-        "gate": found.gate.to_dict("records"), "confidence": found.confidence, "resamples": found.resamples,
-        "seed": found.seed, "notes": list(found.notes),
+        "gate": [_untimed(row) for row in found.gate.to_dict("records")], "confidence": found.confidence,
+        "resamples": found.resamples, "seed": found.seed, "notes": list(found.notes),
         "concerns": list(found.concerns), "findings": _short_findings(found),
     })
+
+
+def _untimed(row: dict[str, Any]) -> dict[str, Any]:
+    """A line of the gate; of a time, which no two runs share, only whether it holds."""
+    return row | {"value": None, "margin": None} if row["expression"].startswith("latency") else row
 
 
 def _short_findings(found: Evaluation) -> dict[str, float]:
@@ -201,10 +206,13 @@ def _chapter(section: Section) -> list[Evidence]:
     return [replace(piece, chapter=title) for piece in section.evidence]
 
 
+_BETTER = {True: "higher", False: "lower", None: "–"}
+
+
 def _metrics_evidence(found: Evaluation) -> Evidence:
     share = f"{100 * found.confidence:g} %"
     table = found.metrics.rename(columns={"low": f"low ({share})", "high": f"high ({share})"})
-    table = table.assign(better=["higher" if METRICS[m].higher else "lower" for m in table["metric"]])
+    table = table.assign(better=[_BETTER[METRICS[m].higher] for m in table["metric"]])
     table = table.assign(meaning=[METRICS[m].help for m in table["metric"]])
     table["metric"] = table["metric"].str.replace("_", " ")
     if found.resamples == 0:

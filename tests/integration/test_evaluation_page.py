@@ -178,6 +178,8 @@ BAD = {
     "a sliced column that is not there": ({"gate": ['slice("rigion").accuracy.gap <= 1']}, NotFound, "region"),
     "a gate that does not parse": ({"gate": ["roc_auc >== 0.8"]}, InputError, "character"),
     "a gate on what was not given": ({"gate": ["validation.roc_auc >= 0.8"]}, InputError, "validation"),
+    "a gate on what is skipped": ({"gate": ['slice("sex").accuracy.gap <= 1'], "skip": ["slices"]}, InputError, "in skip"),
+    "a damage nobody knows": ({"gate": ['robustness("mising").roc_auc.drop <= 1']}, NotFound, "Did you mean 'missing'"),
     "an analysis nobody knows": ({"skip": ["slicing"]}, NotFound, "slices"),
     "costs of a right answer above a wrong one's": ({"costs": {"fp": 0, "fn": 1, "tn": 5}}, InputError, "costs"),
     "a cost nobody knows": ({"costs": {"fpp": 1}}, InputError, "fp"),
@@ -192,3 +194,12 @@ def test_bad_input_is_told_in_one_sentence(case):
     X, y = people(300, 0)
     with pytest.raises(kind, match=told):
         judged(fitted(X, y), X, y, **options)
+
+
+def test_a_model_against_itself_differs_in_nothing_whatever_errors_cost():
+    train, held = people(800, 0), people(800, 1)
+    model = fitted(*train)
+    found = judged(model, *held, against={"same": model}, costs={"fp": 1, "fn": 5},
+                   skip=["explanation", "robustness", "slices", "checks"])
+    same = found.section("comparison").findings
+    assert {v for k, v in same.items() if k.endswith(".difference")} == {0.0} and found.threshold["value"] < 0.5
