@@ -103,10 +103,20 @@ def _by_number(column: "pd.Series", parts: int, what: str = "") -> "tuple[list[s
     edges = np.unique(np.quantile(known, np.arange(1, parts) / parts, method="lower"))
     edges = edges[edges < known.max()]
     codes = np.searchsorted(edges, values, side="left")  # a value on an edge belongs below
-    shown = [format_value(float(e)) for e in edges]
+    shown = _edge_names(edges, [int((known == e).sum()) for e in edges])
     inner = [f"{a} to {b}" for a, b in zip(shown, shown[1:], strict=False)]
     labels = [f"{what}{text}" for text in ([f"<= {shown[0]}", *inner, f"> {shown[-1]}"] if shown else ["any"])]
     return _with_missing(labels, codes, np.isnan(values))
+
+
+def _edge_names(edges: Sequence[float], shared: Sequence[int]) -> list[str]:
+    """The edges for names: rounded to 3 digits, or as few as tell them apart; as they are where many rows share them."""
+    for digits in range(3, 18):
+        rounded = [float(e) if rows >= LEAST else float(f"{e:.{digits}g}") for e, rows in zip(edges, shared, strict=True)]
+        names = [format_value(value, digits + 1) for value in rounded]
+        if len(set(names)) == len(names):
+            break
+    return names
 
 # %% ../../nbs/34_evaluation.segments.ipynb #c008
 def _by_date(column: "pd.Series", parts: int) -> "tuple[list[str], np.ndarray]":

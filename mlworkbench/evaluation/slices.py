@@ -7,7 +7,7 @@ __all__ = ['segment_metrics', 'slices_section']
 
 # %% ../../nbs/34_evaluation.slices.ipynb #c003
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.evidence import INK, PALETTE, Evidence, format_value
@@ -40,13 +40,14 @@ _TOLD = 6  # columns whose segments' metrics are all findings, beside those aske
 _RESAMPLES = 200  # of each segment: its interval is for reading, not for proof
 
 # %% ../../nbs/34_evaluation.slices.ipynb #c006
-def _columns(case: Case, asked: Sequence[str]) -> "dict[str, pd.Series]":
+def _columns(case: Case, asked: Sequence[str], leave_out: Sequence[str]) -> "dict[str, pd.Series]":
     frame = case.frame
-    found = {str(c): frame[c] for c in frame.columns}
+    found = {str(c): frame[c] for c in frame.columns if str(c) not in leave_out}
     if len(found) > _COLUMNS:
         found = {name: found[name] for name in _leaning(found, case.outcome)}
     for name in [] if case.context is None else map(str, case.context.columns):
-        found.setdefault(name, case.column(name, "slices"))
+        if name not in leave_out:
+            found.setdefault(name, case.column(name, "slices"))
     return found | {name: case.column(name, "slices") for name in asked}
 
 
@@ -98,14 +99,16 @@ def _around(
     return bootstrap_interval(value + (drawn - centre) * shrink, value, rows, confidence)
 
 # %% ../../nbs/34_evaluation.slices.ipynb #c010
-def _column_findings(case: Case, cut: Cut, **options: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Findings of a column's segments, and a plain record of each."""
+def _column_findings(
+    case: Case, cut: Cut, named: Collection[tuple[str, str]], **options: Any
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Findings of a column's segments, and a plain record of each; of small ones only when they are `named`, as NaN."""
     findings: dict[str, float] = {}
-    records, every = [], {}
+    records, every = [], {name: [] for name in metric_values(case.outcome)}
     for code, (label, rows) in enumerate(zip(cut.labels, cut.sizes().tolist(), strict=True)):
-        enough = rows >= LEAST
-        if not enough:
-            findings |= {finding_path("slice", cut.column, label, then=[n]): math.nan for n in metric_values(case.outcome)}
+        if rows < LEAST:
+            if (cut.column, label) in named:
+                findings |= _unknown(finding_path("slice", cut.column, label, then=[n]) for n in every)
             continue
         found = segment_metrics(case.outcome.take(cut.codes == code), **options)
         for name, (value, interval) in found.items():
@@ -116,6 +119,10 @@ def _column_findings(case: Case, cut: Cut, **options: Any) -> tuple[dict[str, fl
     for name, values in every.items():
         findings |= _spread(cut.column, name, values)
     return findings, records
+
+
+def _unknown(paths: Iterable[str]) -> dict[str, float]:
+    return {f"{path}{end}": math.nan for path in paths for end in ("", ".low", ".high")}
 
 
 def _spread(column: str, name: str, values: Sequence[float]) -> dict[str, float]:
@@ -205,7 +212,10 @@ def _cut_text(text: str, length: int = 44) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 # %% ../../nbs/34_evaluation.slices.ipynb #c015
-def slices_section(case: Case, columns: Sequence[str] | None = None) -> Section:
+def slices_section(
+    case: Case, columns: Sequence[str] | None = None, *, leave_out: Sequence[str] = (),
+    values: Collection[tuple[str, str]] = (),
+) -> Section:
     """How the model does on segments of the rows.
 
     Parameters
@@ -213,13 +223,17 @@ def slices_section(case: Case, columns: Sequence[str] | None = None) -> Section:
     columns
         Columns of the rows or their context whose segments' metrics are wanted as findings; all columns are searched
         for weak segments, named or not.
+    leave_out
+        Columns that are not searched unless they are asked for: whom a row is about, and when it came about.
+    values
+        Column and value of segments that somebody named: only these have a finding, NaN, when their rows are too few.
 
     Raises
     ------
     NotFound
         A column is not there; the closest one is named.
     """
-    asked = list(columns or ())
+    asked = list(dict.fromkeys([*(columns or ()), *(column for column, _ in values)]))
     for name in asked:
         case.column(name, "slices")
     used = sample_case(case, _ROWS)
@@ -228,19 +242,22 @@ def slices_section(case: Case, columns: Sequence[str] | None = None) -> Section:
         told = f"Segments are compared by how wrong the model is, which of this {case.outcome.task} model nobody can say."
         return Section("slices", evidence=(Evidence("Segments", text=told),))
     report("cutting the columns into segments")
-    cuts = [cut for name, column in _columns(used, asked).items() if (cut := cut_column(column, name)) is not None]
+    searched = _columns(used, asked, leave_out)
+    cuts = [cut for name, column in searched.items() if (cut := cut_column(column, name)) is not None]
     singles = judge_singles(losses, cuts)
     report("comparing segments", 0.3)
     pairs = judge_pairs(losses, cuts, singles) if len(cuts) > 1 else []
     weak = weak_segments(losses, [*singles, *pairs])
-    findings, records = _findings(used, cuts, singles, asked)
+    findings, records = _findings(used, cuts, singles, asked, values)
     return Section(
         "slices", findings, tuple(_concern(losses, s, used.outcome) for s in weak),
         _evidence(case, used, losses, singles, pairs, weak), _facts(used, losses, singles, weak, records),
     )
 
 
-def _findings(case: Case, cuts: Sequence[Cut], singles: Sequence[Segment], asked: Sequence[str]) -> tuple[dict, list]:
+def _findings(
+    case: Case, cuts: Sequence[Cut], singles: Sequence[Segment], asked: Sequence[str], named: Collection[tuple[str, str]]
+) -> tuple[dict, list]:
     """Of the columns asked for and of those with the most surprising segments."""
     best: dict[str, tuple[float, float]] = {}
     for s in singles:
@@ -252,7 +269,7 @@ def _findings(case: Case, cuts: Sequence[Cut], singles: Sequence[Segment], asked
     for i, cut in enumerate(wanted):
         report(f"metrics by {cut.column}", 0.4 + 0.5 * i / len(wanted))
         options = {"confidence": case.confidence, "resamples": case.resamples, "seed": case.seed}
-        more, told_of = _column_findings(case, cut, **options)
+        more, told_of = _column_findings(case, cut, named, **options)
         findings |= more
         records += told_of
     return findings, records

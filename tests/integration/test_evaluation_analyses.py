@@ -110,11 +110,31 @@ def check(section):
 
 
 def test_slices_of_any_task_and_form(case):
-    section = slices_section(case, ["group", "rare"])
+    section = slices_section(case, ["group"], values=[("rare", "one")])
     check(section)
     if case.outcome.task not in ("cluster",) and section.findings:
         few = [v for k, v in section.findings.items() if k.startswith('slice("rare", "one")')]
         assert few and all(math.isnan(v) for v in few), "three rows are not enough to say"
+
+
+def test_nothing_of_a_value_that_few_rows_hold_is_written(case):
+    section = slices_section(case, ["group", "rare"])
+    written = json.dumps([plain(section.facts), list(section.findings)]) + "".join(e.html() for e in section.evidence)
+    assert '"one"' not in written and "rare: one" not in written
+    assert not section.findings or math.isnan(section.findings[next(p for p in section.findings if p.startswith('slice("rare").'))])
+
+
+def test_an_edge_of_one_person_is_rounded_and_columns_left_out_are_not_searched():
+    estimator, rows, y = mixed()
+    held = rows[ROWS:].assign(pay=20_001.0 + 137 * np.arange(ROWS), person=np.repeat(range(ROWS // 40), 40))
+    model = wrap(estimator.fit(rows[:ROWS], y[:ROWS]))
+    made = Case(model, held[rows.columns], y[ROWS:], predict_outcome(model, held[rows.columns], y[ROWS:]),
+                held[["pay", "person"]], resamples=0)
+    section = slices_section(made, ["pay"], leave_out=["person", "when"])
+    labels = [s["segment"] for s in section.facts["segments"] if s["column"] == "pay"]
+    assert labels == ["<= 26,400", "26,400 to 33,000", "33,000 to 39,600", "39,600 to 46,200", "> 46,200"]
+    assert "person" not in str(section.facts) and not any("person" in path or "when" in path for path in section.findings)
+    assert any("person" in path for path in slices_section(made, ["person"], leave_out=["person"]).findings)
 
 
 def test_fairness_of_any_task_and_form(case):
