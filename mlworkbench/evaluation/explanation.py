@@ -8,7 +8,7 @@ __all__ = ['explained_output', 'permutation_importances', 'dependence_figure', '
 
 # %% ../../nbs/35_evaluation.explanation.ipynb #c003
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InputError, MissingPart, problem
@@ -368,9 +368,12 @@ def _why_not(case: Case) -> str:
     """Why nothing can be explained by columns; empty when it can."""
     if case.outcome.truth is None:
         return f"Importance is how much worse the answers get, which of this {case.outcome.task} model nobody can say."
-    width = case.frame.shape[1] if len(getattr(case.X, "shape", (0, 0))) < 2 else case.X.shape[1]
+    shape = getattr(case.X, "shape", ())
+    width = shape[1] if len(shape) == 2 else case.frame.shape[1]
     if width > _COLUMNS:
         return f"Columns are shuffled one by one, up to {_COLUMNS} of them; these rows have {width:,}."
+    if width < 2 and isinstance(case.frame.iloc[0, 0], Mapping):
+        return "Columns are shuffled one by one; these rows are records, whose entries are no columns."
     if width < 2:
         return "The model takes one column, so it relies on that."
     return "Not enough rows to say." if math.isnan(metric_values(case.outcome)[main_metric(case.outcome)]) else ""
