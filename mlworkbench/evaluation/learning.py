@@ -20,6 +20,7 @@ from .figures import draw
 from .metrics import METRICS, applicable, baseline_outcome, metric_table, metric_values
 from .outcomes import Outcome, predict_outcome
 from .sections import Case, Section
+from ..model.inputs import count_rows
 from ..model.loading import Model, wrap
 
 if TYPE_CHECKING:
@@ -37,17 +38,13 @@ def _taken(table: Any, rows: "np.ndarray") -> Any:
     return table[rows] if hasattr(table, "shape") else [table[i] for i in rows]
 
 
-def _count(table: Any) -> int:
-    return table.shape[0] if hasattr(table, "shape") else len(table)
-
-
 def sampled(X: Any, y: Any, most: int, seed: int) -> tuple[Any, Any]:
     """At most `most` rows with their answers, drawn with the seed, in their order."""
     import numpy as np
 
-    if _count(X) <= most:
+    if count_rows(X) <= most:
         return X, y
-    rows = np.sort(np.random.default_rng(seed).choice(_count(X), most, replace=False))
+    rows = np.sort(np.random.default_rng(seed).choice(count_rows(X), most, replace=False))
     return _taken(X, rows), None if y is None else _taken(y, rows)
 
 
@@ -79,10 +76,10 @@ class Side:
 
 def _side(case: Case, name: str, pair: "tuple[Any, Any]") -> Side:
     X, y = _model_columns(case, pair, name)
-    whole = _count(X)
+    whole = count_rows(X)
     X, y = sampled(X, y, MOST_ROWS, case.seed)
     positive = None if case.outcome.positive is None else case.outcome.classes[case.outcome.positive]
-    report(f"predicting {_count(X):,} {name} rows")
+    report(f"predicting {count_rows(X):,} {name} rows")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the same that the held-out rows gave, and told there
         outcome = predict_outcome(case.model, X, y, positive=positive, where=name)
@@ -195,7 +192,7 @@ def cross_validated(case: Case, pair: "tuple[Any, Any]", folds: int) -> "pd.Data
     X, y = sampled(*_model_columns(case, pair, "cross-validation"), MOST_REFITTED, case.seed)
     positive = None if case.outcome.positive is None else case.outcome.classes[case.outcome.positive]
     values = []
-    for number, (fit, ask) in enumerate(_splits(case, y, _count(X), folds)):
+    for number, (fit, ask) in enumerate(_splits(case, y, count_rows(X), folds)):
         report(f"fold {number + 1} of {folds}", number / folds)
         fitted = _fitted(case, blank, _taken(X, fit), None if y is None else _taken(y, fit))
         with warnings.catch_warnings():
@@ -261,7 +258,7 @@ def learned_curve(case: Case, pair: "tuple[Any, Any]", folds: int = 3) -> "tuple
         return None
     X, y = sampled(*_model_columns(case, pair, "learning curve"), MOST_REFITTED, case.seed)
     report("fitting on fewer rows")
-    splits = list(_splits(case, y, _count(X), folds))
+    splits = list(_splits(case, y, count_rows(X), folds))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # too few rows of a class in the smallest part: NaN there
         sizes, train, held_out = learning_curve(
@@ -366,7 +363,7 @@ def _fold_evidence(
         f"cross_validation.{row['metric']}.{part}": float(row[part])
         for row in table.to_dict("records") for part in ("mean", "std", "low", "high")
     }
-    rows = min(_count(source[0]), MOST_REFITTED)
+    rows = min(count_rows(source[0]), MOST_REFITTED)
     whose = "training" if trained else "held-out"
     note = f"Fitted again {folds} times on parts of {rows:,} {whose} rows, folds drawn with the seed."
     shown = table.assign(metric=table["metric"].str.replace("_", " "))

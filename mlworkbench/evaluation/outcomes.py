@@ -32,6 +32,7 @@ from mlworkbench.evaluation.rows import (
     split_outputs,
 )
 from ..model.data import check_features
+from ..model.inputs import count_rows
 from ..model.loading import Model
 from ..statistics.profiles import category_name
 
@@ -188,7 +189,7 @@ def _targets_outcome(model: Model, X: Any, y: Any, positive: Any, where: str) ->
 def _outlier_outcome(model: Model, X: Any, y: Any, positive: Any, where: str) -> Outcome:
     import numpy as np
 
-    rows = _rows_of(X)
+    rows = count_rows(X)
     predicted = (np.asarray(_answers(model.predict, X, rows, where)).ravel() == -1).astype(np.intp)
     truth = None if y is None else read_outliers(y, positive, where)
     if truth is not None and truth.min() == truth.max():
@@ -207,7 +208,7 @@ def _cluster_outcome(model: Model, X: Any, y: Any, positive: Any, where: str) ->
     import pandas as pd
 
     ask = _need(model, ("predict",), where)
-    labels, predicted = np.unique(np.asarray(_answers(ask, X, _rows_of(X), where)).ravel(), return_inverse=True)
+    labels, predicted = np.unique(np.asarray(_answers(ask, X, count_rows(X), where)).ravel(), return_inverse=True)
     truth = None
     if y is not None:
         codes, _ = pd.factorize(pd.Series(np.asarray(y).ravel()), use_na_sentinel=True)
@@ -223,7 +224,7 @@ def _transform_outcome(model: Model, X: Any, y: Any, positive: Any, where: str) 
     import pandas as pd
 
     ask = _need(model, ("transform",), where)
-    answer = _answers(lambda rows: _one_answer_a_row(ask, rows), X, _rows_of(X), where)
+    answer = _answers(lambda rows: _one_answer_a_row(ask, rows), X, count_rows(X), where)
     names = tuple(map(str, answer.columns)) if isinstance(answer, pd.DataFrame) else None
     found = answer.tocsr() if hasattr(answer, "tocsr") else np.asarray(answer)
     found = found[:, None] if found.ndim == 1 else found
@@ -237,7 +238,7 @@ def _one_answer_a_row(ask: Callable[[Any], Any], X: Any) -> Any:
     """A transformer that makes several rows of one (pictures into patches) is asked row by row, and its answers laid flat."""
     import numpy as np
 
-    found, rows = ask(X), _rows_of(X)
+    found, rows = ask(X), count_rows(X)
     if hasattr(found, "iloc") or hasattr(found, "tocsr") or len(found) == rows or len(found) % rows or hasattr(X, "iloc"):
         return found
     return np.stack([np.ravel(ask(X[i : i + 1])) for i in range(rows)])
@@ -254,10 +255,6 @@ def _restored(model: Model, answer: Any, features: Any) -> "np.ndarray | None":
     return restored if restored is not None and restored.shape == features.shape else None
 
 # %% ../../nbs/30_evaluation.outcomes.ipynb #c018
-def _rows_of(X: Any) -> int:
-    return X.shape[0] if hasattr(X, "shape") else len(X)
-
-
 def _need(model: Model, names: Sequence[str], where: str) -> Callable[[Any], Any]:
     ask = _method(model, *names)
     if ask is None:
@@ -319,13 +316,13 @@ def predict_outcome(model: Model, X: Any, y: Any = None, *, positive: Any = None
 def _check_rows(model: Model, X: Any, y: Any, where: str) -> None:
     if model.kind not in SCORED:
         raise InputError(problem(where, f"the model's task must be one of {', '.join(SCORED)}", model.kind))
-    rows = _rows_of(X)
+    rows = count_rows(X)
     if rows == 0:
         raise InputError(problem(where, "there must be at least one row", "none"))
     if y is None and model.kind in WITHOUT_TRUTH:
         return
-    if y is None or _rows_of(y) != rows:
-        got = "no target" if y is None else f"{rows:,} rows and {_rows_of(y):,} answers"
+    if y is None or count_rows(y) != rows:
+        got = "no target" if y is None else f"{rows:,} rows and {count_rows(y):,} answers"
         raise InputError(problem(where, "each row must have its true answer", got))
 
 # %% ../../nbs/30_evaluation.outcomes.ipynb #c028
