@@ -23,13 +23,14 @@ from ..stages import STAGES
 
 # %% ../../nbs/96_app.cli.ipynb #c005
 def _option(parameter: Parameter) -> click.Option:
-    repeated = parameter.kind == "list"
+    repeated = parameter.kind in ("list", "dict")
     value, origin = parameter.resolved()
     note = "" if value in (None, "", []) else f" [{value}; {origin}]"
     kind = click.Choice([str(c) for c in parameter.choices]) if parameter.choices else None
     more = " Give it several times for several." if repeated else ""
+    word = "NAME=VALUE" if parameter.kind == "dict" else parameter.kind.upper()
     return click.Option([f"--{parameter.name.replace('_', '-')}", parameter.name], multiple=repeated, default=None,
-                        help=f"{parameter.help}{note}.{more}", type=kind, metavar=None if kind else parameter.kind.upper())
+                        help=f"{parameter.help}{note}.{more}", type=kind, metavar=None if kind else word)
 
 
 def _read_params(path: str | None) -> dict[str, Any]:

@@ -11,8 +11,11 @@ from typing import Any
 from .errors import InputError, problem
 
 # %% ../../nbs/00_core.values.ipynb #c006
-def _prepared(annotation: Any, value: Any) -> Any:
-    if not isinstance(value, str) or "list" not in str(annotation) and "dict" not in str(annotation):
+def _prepared(where: str, annotation: Any, value: Any) -> Any:
+    named = "dict" in str(annotation)
+    if named and isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        return _pairs(where, value) if len(value) != 1 else _prepared(where, annotation, value[0])
+    if not isinstance(value, str) or "list" not in str(annotation) and not named:
         return value
     import yaml
 
@@ -22,7 +25,21 @@ def _prepared(annotation: Any, value: Any) -> Any:
             return yaml.safe_load(text)
         except yaml.YAMLError:
             return value  # pydantic says what it should have been
-    return [text] if "list" in str(annotation) and text else value
+    if named:
+        return _pairs(where, [text]) if text else value
+    return [text] if text else value
+
+
+def _pairs(where: str, texts: "list[str] | tuple[str, ...]") -> dict[str, str]:
+    """Texts ``name=value`` as a dictionary."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, sign, value = (part.strip() for part in text.partition("="))
+        if not name or not sign or name in found:
+            must = "each must be a name and a value, and each name given once"
+            raise InputError(problem(where, must, repr(text), "Write name=value, or all of them as {name: value, name: value}"))
+        found[name] = value
+    return found
 
 
 def coerce(where: str, annotation: Any, value: Any) -> Any:
@@ -37,7 +54,7 @@ def coerce(where: str, annotation: Any, value: Any) -> Any:
 
     try:
         adapter = TypeAdapter(annotation, config=ConfigDict(coerce_numbers_to_str=True))
-        return adapter.validate_python(_prepared(annotation, value))
+        return adapter.validate_python(_prepared(where, annotation, value))
     except ValidationError as error:
         first = error.errors()[0]
         must = first["msg"].replace("Input should be", "it must be").replace("valid ", "")

@@ -73,3 +73,26 @@ def test_a_release_schema_accepts_the_demo_and_refuses_a_misspelt_stage():
     validator = Draft202012Validator(release_schema())
     assert not list(validator.iter_errors(demo_release()))
     assert list(validator.iter_errors({"evalute": {}}))
+
+
+@pytest.mark.parametrize(("stage", "options", "values"), [
+    ("evaluate", ["--costs", "fp=1", "--costs", "fn = 5"], {"costs": {"fp": 1.0, "fn": 5.0}}),
+    ("evaluate", ["--costs", "{fp: 1, fn: 5}"], {"costs": {"fp": 1.0, "fn": 5.0}}),
+    ("bundle", ["--policy", "age=reject", "--policy", "a = b=coerce"], {"policy": {"age": "reject", "a": "b=coerce"}}),
+])
+def test_pairs_on_the_command_line_are_a_dictionary(monkeypatch, stage, options, values):
+    from mlworkbench.app import headless
+    from mlworkbench.app.cli import cli
+
+    given = {}
+    keep = lambda definition, values, **_: given.update(definition.coerce(values)) or 1 / 0  # noqa: E731
+    monkeypatch.setattr(headless, "run_notebook", keep)
+    with pytest.raises(ZeroDivisionError):
+        cli.main([stage, *options], standalone_mode=False)
+    assert {name: given[name] for name in values} == values
+
+
+def test_pairs_that_are_none_are_refused_with_how_to_write_them():
+    for wrong in ("fp", ["fp=1", "fn"], ["fp=1", "fp=2"], "fp: 1"):
+        with pytest.raises(InputError, match="evaluate: costs: .* Write name=value"):
+            stages.evaluate.stage.coerce({"costs": wrong})
