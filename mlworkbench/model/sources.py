@@ -7,7 +7,7 @@ __all__ = ['ModelSource', 'model_source', 'known_model', 'other_models', 'Rows',
 
 # %% ../../nbs/27_model.sources.ipynb #c003
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,12 +53,16 @@ class ModelSource:
     def overlaid(self, **named: Any) -> "ModelSource":
         """The same with what a person named lying over it; None and ``latest`` name nothing.
 
-        Named data are the examples too, and what the model was fitted on is then not known unless it is named.
+        Named data are the examples too, and what the model was fitted on is then not known unless it is named. Columns
+        named to be ignored must be in one of the tables; what the ledger or an evaluation ignores need not be.
         """
         named = {k: v for k, v in named.items() if v not in (None, "latest", False)}
         if "data" in named:
             named = {"examples": "", "train": "", "validation": "", **named}
-        return replace(self, **{k: tuple(v) if isinstance(v, list) else v for k, v in named.items()})
+        laid = replace(self, **{k: tuple(v) if isinstance(v, list) else v for k, v in named.items()})
+        if "ignore" not in named:
+            return laid
+        return replace(laid, ignore=_named_columns(laid.ignore, (laid.data, laid.examples, laid.train, laid.validation)))
 
     def load(self) -> Model:
         """The model, opened as far as it is trusted."""
@@ -66,12 +70,41 @@ class ModelSource:
         return load_model(self.model, trust=self.trust, trusted=self.trusted, **told)
 
 # %% ../../nbs/27_model.sources.ipynb #c007
+def _head(table: Any) -> list[str]:
+    """The column names of a file; none when it cannot be read, which reading its rows will tell."""
+    import pandas as pd
+
+    path = Path(table).expanduser()
+    try:
+        if path.suffix.lower() == ".csv":
+            return [str(name) for name in pd.read_csv(path, nrows=0).columns]
+        from pyarrow.parquet import read_schema
+
+        return list(read_schema(path).names)
+    except (ValueError, OSError):  # pandas' and Arrow's own errors derive from these
+        return []
+
+
+def _named_columns(names: tuple[str, ...], tables: Iterable[Any]) -> tuple[str, ...]:
+    """Columns that a person named; a text with commas that is no column is split at these."""
+    known = list(dict.fromkeys(column for table in tables if table for column in _head(table)))
+    if not known:
+        return names
+    found = []
+    for name in names:
+        found += [name] if name in known else [part.strip() for part in name.split(",") if part.strip()]
+    for name in found:
+        if name not in known:
+            raise NotFound(problem("ignore", "it must name columns of the data", repr(name), closest(name, known)))
+    return tuple(dict.fromkeys(found))
+
+# %% ../../nbs/27_model.sources.ipynb #c008
 def _as_written(classes: tuple[Any, ...]) -> tuple[Any, ...]:
     """Classes from a command line: whole numbers throughout are numbers, all else is text."""
     whole = all(re.fullmatch(r"-?\d+", str(c)) for c in classes)
     return tuple(int(c) for c in classes) if whole else classes
 
-# %% ../../nbs/27_model.sources.ipynb #c010
+# %% ../../nbs/27_model.sources.ipynb #c011
 def model_source(model: str, *, where: str, **named: Any) -> ModelSource:
     """Resolve a stage's parameters to a model and its data.
 
@@ -113,16 +146,30 @@ def known_model(model: str, *, where: str) -> ModelSource:
     artifact = find("model", model, where=where)
     return ModelSource.from_dict({**artifact.details, "model": artifact.path, "name": artifact.name})
 
-# %% ../../nbs/27_model.sources.ipynb #c012
+# %% ../../nbs/27_model.sources.ipynb #c013
 def other_models(references: Sequence[str] | None, source: ModelSource, *, where: str) -> dict[str, Model] | None:
     """The models of these references by name, opened; None when there are none."""
     found: dict[str, Model] = {}
     for reference in references or ():
         other = known_model(reference, where=where).overlaid(trust=source.trust, trusted=source.trusted or None)
-        found[reference if other.name in found else other.name] = other.load()
+        found[reference if other.name in found else other.name] = _load_beside(other, source)
     return found or None
 
-# %% ../../nbs/27_model.sources.ipynb #c015
+
+def _load_beside(other: ModelSource, source: ModelSource) -> Model:
+    """Another model for the same rows; of a file without task or class names, those of the source."""
+    alike = replace(other, task=other.task or source.task, classes=other.classes or source.classes)
+    try:
+        model = other.load()
+    except InputError:
+        if alike == other:
+            raise
+        return alike.load()
+    numbered = model.classes is not None and list(model.classes) == list(range(len(model.classes)))
+    known = model.family == "scikit-learn" or hasattr(model.native, "classes_")
+    return alike.load() if numbered and not known and len(alike.classes) == len(model.classes) else model
+
+# %% ../../nbs/27_model.sources.ipynb #c016
 @dataclass(frozen=True, eq=False)
 class Rows:
     """Features, true answers (None: none are known) and the columns beside them (None: there are none)."""
@@ -161,7 +208,7 @@ def read_rows(source: ModelSource, path: Any) -> Rows:
     beside = [c for c in frame.columns if str(c) in source.ignore and str(c) not in names]
     return Rows(X, y, frame[beside] if beside else None)
 
-# %% ../../nbs/27_model.sources.ipynb #c017
+# %% ../../nbs/27_model.sources.ipynb #c018
 def check_target(source: ModelSource, kind: str, where: str) -> None:
     """Refuse a source without a target when models of this kind are held against true answers."""
     if not source.target and kind not in WITHOUT_TRUTH:
