@@ -50,9 +50,16 @@ def encode_labels(values: Any, classes: Sequence[Any], where: str, what: str = "
 
 
 def _coding_hint(unknown: "pd.Series", classes: Sequence[Any]) -> str:
-    words = {str(c).lower() for c in classes}
-    if all(str(v).lower() in words for v in unknown.unique()[:50]):
+    words, found = {str(c).lower() for c in classes}, unknown.unique()[:50].tolist()
+    if all(str(v).lower() in words for v in found):
         return f"They differ in type or case only: convert them to {type(classes[0]).__name__} as the model has them"
+    numbers = list(range(len(classes)))
+    if list(classes) == [0, 1] and {str(v).lower() for v in found} <= {"true", "false"}:
+        return "Convert them to int (True to 1, False to 0), or pass classes="
+    if list(classes) == numbers and len(found) <= len(classes) and all(isinstance(v, str) for v in found):
+        return "Pass classes=, their names in the order of the model's probabilities"
+    if set(found) <= set(numbers):
+        return "They look like numbers of the classes: convert them to the classes' names"
     return "Leave these rows out, or fit the model on them"
 
 # %% ../../nbs/30_evaluation.answers.ipynb #c008

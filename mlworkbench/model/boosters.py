@@ -40,12 +40,33 @@ def _labels(thing: Any, several: bool) -> list[Any] | None:
     return None if found is None or several else list(found.tolist())
 
 # %% ../../nbs/22_model.boosters.ipynb #c008
+def _xgboost_categories(booster: Any) -> dict[str, list[Any] | None] | None:
+    """Categorical columns and their categories, None for a column of a file that does not hold them; None without any."""
+    names = [n for n, kind in zip(booster.feature_names or (), booster.feature_types or (), strict=False) if kind == "c"]
+    if not names:
+        return None
+    try:
+        stored = dict(booster.get_categories(export_to_arrow=True).to_arrow())
+    except (AttributeError, ValueError):  # an older XGBoost, or a file of one
+        stored = {}
+    return {name: _whole(stored.get(name)) for name in names}
+
+
+def _whole(stored: Any) -> list[Any] | None:
+    """The categories, unless text goes beyond ASCII: XGBoost 3.2 cuts that apart in the wrong places."""
+    try:
+        found = stored.to_pylist() if stored is not None else None
+    except UnicodeDecodeError:
+        return None
+    return found if found and all(str(value).isascii() for value in found) else None
+
+
 def xgboost_facts(booster: Any) -> dict[str, Any]:
     """Task, meaning of the numbers, columns: what an `xgboost.Booster` tells of itself."""
     learner = json.loads(booster.save_config())["learner"]
     shape = {key: int(learner["learner_model_param"][key]) for key in ("num_class", "num_target", "num_feature")}
     objective, several = learner["objective"]["name"], shape["num_target"] > 1
-    facts = {"columns": booster.feature_names, "features": shape["num_feature"]}
+    facts = {"columns": booster.feature_names, "features": shape["num_feature"], "categories": _xgboost_categories(booster)}
     if objective.startswith("multi:"):
         gives = "indices" if objective == "multi:softmax" else "probabilities"
         return {**facts, "task": "multiclass", "gives": gives, "classes": list(range(shape["num_class"]))}
@@ -117,6 +138,19 @@ _REGRESSIONS = ("regression", "huber", "fair", "poisson", "quantile", "mape", "g
                 "xentropy", "lambdarank", "rank_xendcg")
 
 
+def _lightgbm_categories(booster: Any, infos: str) -> dict[str, list[Any] | None] | None:
+    """Categorical columns and their categories, as for XGBoost; the file lists both, each in the order of columns."""
+    kept = booster.pandas_categorical
+    if not kept:
+        return None
+    ranges = zip(booster.feature_name(), infos.split(" "), strict=False)
+    names = [name for name, values in ranges if values != "none" and not values.startswith("[")]
+    if len(names) != len(kept):  # a column of one value, an ordered one, or numbers that were named as categories
+        return dict.fromkeys(names) or None
+    plain = [[v.item() if hasattr(v, "item") else v for v in values] for values in kept]
+    return dict(zip(names, plain, strict=True))
+
+
 def lightgbm_facts(booster: Any) -> dict[str, Any]:
     """Task, meaning of the numbers, columns: what a `lightgbm.Booster` tells of itself."""
     head = booster.model_to_string(num_iteration=1).partition("\nTree=")[0]
@@ -125,7 +159,7 @@ def lightgbm_facts(booster: Any) -> dict[str, Any]:
     names = booster.feature_name()
     unnamed = names == [f"Column_{i}" for i in range(len(names))]
     facts = {"columns": None if unnamed else names, "features": len(names), "classes": None, "gives": "values", "task": None,
-             "spelling": "underscores"}
+             "spelling": "underscores", "categories": _lightgbm_categories(booster, told.get("feature_infos", ""))}
     if objective.startswith("multiclass"):
         return {**facts, "task": "multiclass", "gives": "probabilities", "classes": list(range(count))}
     if objective == "binary":
@@ -153,8 +187,8 @@ class LightGBM(Family):
     suffixes = (".txt", ".lgb")
     formats = ("lightgbm",)
     trusted = frozenset({
-        "collections.OrderedDict", "collections.defaultdict", "lightgbm.basic.Booster", "lightgbm.sklearn.LGBMClassifier",
-        "lightgbm.sklearn.LGBMRanker", "lightgbm.sklearn.LGBMRegressor",
+        "lightgbm.basic.Booster", "lightgbm.sklearn.LGBMClassifier", "lightgbm.sklearn.LGBMRanker",
+        "lightgbm.sklearn.LGBMRegressor",
     })
 
     def takes(self, thing: Any) -> bool:

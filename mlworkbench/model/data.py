@@ -196,18 +196,20 @@ def _is_numeric(step: Any) -> bool:
 def check_types(model: Model, frame: Any, where: str = "data") -> Any:
     """Return the rows when their columns can be what the model was fitted on.
 
-    Numbers that are, written out, the text categories that the model learned come back as text.
+    Numbers that are, written out, the text categories that the model learned come back as text, and a booster's
+    categorical columns with the categories that it learned; others are missing then, as the boosters have it.
 
     Raises
     ------
     InputError
-        Text stands where the model learned numbers, or a column shares no category with what it learned.
+        Text stands where the model learned numbers, a column shares no category with what it learned, or the model does
+        not tell its categories.
     """
     import pandas as pd
 
     if not isinstance(frame, pd.DataFrame):
         return frame
-    restored = {}
+    restored = _categorical(model, frame, where)
     for name, learned in learned_columns(model.estimator).items():
         if name not in frame.columns:
             continue
@@ -234,6 +236,26 @@ def _as_text(column: "pd.Series", learned: Any, where: str) -> "pd.Series":
     shown = ", ".join(repr(v) for v in list(learned)[:5])
     got = ", ".join(repr(v) for v in column.dropna().unique()[:3].tolist())
     raise InputError(problem(where, f"it must hold the categories that the model learned ({shown})", got))
+
+
+def _categorical(model: Model, frame: "pd.DataFrame", where: str) -> "dict[Any, pd.Series]":
+    """A booster's categorical columns, those that are not of that type yet."""
+    import pandas as pd
+
+    learned, found = model.about.get("categories") or {}, {}
+    for name in frame.columns:
+        key, column = model.spelled(str(name)), frame[name]
+        if key not in learned or isinstance(column.dtype, pd.CategoricalDtype):
+            continue
+        place = f"{where}, column {str(name)!r}"
+        if learned[key] is not None:
+            column = column if _shares(column, learned[key]) else _as_text(column, learned[key], place)
+            found[name] = column.astype(pd.CategoricalDtype(learned[key]))
+        elif not pd.api.types.is_numeric_dtype(column.dtype):
+            must = "it must be of the type category, with the categories that the model was fitted on"
+            do = "The model does not tell them: give the rows as Parquet or as a frame with this type"
+            raise InputError(problem(place, must, f"the type {column.dtype}", do))
+    return found
 
 
 def _check_numbers(known: "pd.Series", name: str, where: str) -> None:

@@ -142,7 +142,7 @@ def load_model(
     source
         A fitted object, a `Model`, a path, a bundle's folder, ``bentoml:<tag>``, ``mlflow:<uri>``, or ``module:function``.
     trust
-        Open what runs code while it is opened: pickles, and MLflow models of other libraries.
+        Open what can run code while it is opened: pickles, files of PyTorch, and MLflow models of other libraries.
     trusted
         Types in a skops file to accept, by full name, beyond `mlworkbench.model.trusted`.
     task

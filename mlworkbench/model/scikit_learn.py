@@ -13,7 +13,7 @@ from typing import Any
 from ..core.errors import InputError, problem
 from .families import Family, Model, Told, families, read_file
 from .task import classes_of, task_of
-from .trusted import check_content, trusted_types
+from .trusted import check_content, trusted_beside, trusted_types
 
 # %% ../../nbs/22_model.scikit_learn.ipynb #c005
 PICKLES = (".joblib", ".pkl", ".pickle")
@@ -37,8 +37,8 @@ def open_skops(path: Path, told: Told) -> tuple[Any, list[str]]:
     import skops.io
 
     needed = skops_types(path)
-    answered = frozenset().union(*(family.trusted for family in families()))
-    unknown = sorted(set(needed) - trusted_types() - answered - set(told.trusted))
+    answered = trusted_types().union(trusted_beside(needed), *(family.trusted for family in families()))
+    unknown = sorted(set(needed) - answered - set(told.trusted))
     if unknown:
         must = "all types in it must be trusted"
         do = "Name them in `trusted` if you know who made the file and what they are"

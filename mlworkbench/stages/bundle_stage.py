@@ -73,7 +73,7 @@ def bundle(
     ignore
         columns that are no features; none means those that belong to the model
     trust
-        allow a pickle, a joblib file or a module of yours to run code while it loads
+        allow a file that can run code while it opens: a pickle, joblib, a PyTorch file, or a function in a bundle
     trusted
         types in a skops file to accept, by full name
     task

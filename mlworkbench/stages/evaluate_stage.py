@@ -50,7 +50,7 @@ def evaluate(
     Parameters
     ----------
     model
-        which model: latest, latest:NAME, a file, bentoml:TAG, mlflow:URI, or module:function with trust
+        which model: latest, latest:NAME, a file, bentoml:TAG, mlflow:URI, or module:function, which is imported
     data
         rows to evaluate on: a CSV or Parquet file; latest means those that belong to the model
     target
@@ -62,7 +62,7 @@ def evaluate(
     validation
         rows that it was tuned on, to be shown beside
     trust
-        allow a pickle, a joblib file or a module of yours to run code while it loads
+        allow a file that can run code while it opens: a pickle, joblib, a PyTorch file, or a function in a bundle
     trusted
         types in a skops file to accept, by full name
     task

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.datasets import load_diabetes, load_wine
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -134,7 +135,7 @@ def test_a_model_of_any_family_answers_the_same_after_saving_and_loading(name, t
     make, told, task, suffix = OBJECTS[name]
     model = load_model(make(), **told)
     assert model.kind == task
-    again = load_model(save_model(model, tmp_path / f"it{suffix}"))
+    again = load_model(save_model(model, tmp_path / f"it{suffix}"), trust=model.family == "PyTorch")
     assert (again.kind, again.classes, again.columns, again.features) == (
         model.kind,
         model.classes,
@@ -202,7 +203,7 @@ def test_a_network_for_pictures_learns_their_shape_from_the_first_that_it_is_ask
     with torch.no_grad():
         wanted = seen.eval()(torch.tensor(pictures, dtype=torch.float32)).numpy()
     assert (model.predict_proba(pictures) == wanted).all() and model.about["gives"] == "probabilities"
-    again = load_model(save_model(model, tmp_path / "seen.pt"))
+    again = load_model(save_model(model, tmp_path / "seen.pt"), trust=True)
     assert (again.predict_proba(pictures) == wanted).all() and again.classes == ("cat", "dog", "owl")
 
 
@@ -218,6 +219,65 @@ def test_a_booster_within_a_pipeline_is_opened_from_skops_without_asking(tmp_pat
         assert again.family == "scikit-learn" and (again.predict(X) == fitted.predict(X)).all()
         alone = load_model(save_model(last, tmp_path / "alone.skops"))
         assert alone.family in ("XGBoost", "LightGBM")
+
+
+@pytest.mark.parametrize("face", ["lgbm", "lgbm native", "xgb", "xgb native"])
+def test_a_booster_with_categories_answers_rows_of_a_csv(face, tmp_path):
+    from mlworkbench.evaluation.evaluate import evaluate
+    from mlworkbench.model.data import check_features, read_table
+
+    draw = np.random.default_rng(0)
+    towns = draw.choice(["ulm", "bonn", "köln" if "lgbm" in face else "kiel"], 200)
+    frame = pd.DataFrame({"height": draw.normal(size=200), "home town": pd.Categorical(towns),
+                          "code": pd.Categorical(draw.choice([10, 20, 30], 200))})  # fmt: skip
+    y = ((frame["height"] > 0) ^ (frame["home town"] == "ulm")).astype(int)
+    model = load_model({
+        "lgbm": lambda: lightgbm.LGBMClassifier(n_estimators=3, **QUIET).fit(frame, y),
+        "lgbm native": lambda: lightgbm.train(
+            {"objective": "binary", "verbose": -1, "num_threads": 1}, lightgbm.Dataset(frame, y), 3),
+        "xgb": lambda: xgboost.XGBClassifier(n_estimators=3, n_jobs=1, enable_categorical=True).fit(frame, y),
+        "xgb native": lambda: xgboost.train(
+            {"objective": "binary:logistic", "nthread": 1}, xgboost.DMatrix(frame, y, enable_categorical=True), 3),
+    }[face]())  # fmt: skip
+    frame.assign(y=y).to_csv(tmp_path / "rows.csv", index=False)
+    rows = read_table(tmp_path / "rows.csv").drop(columns="y")
+    for opened in (model, load_model(save_model(model, tmp_path / ("it.txt" if "lgbm" in face else "it.ubj")))):
+        checked = check_features(opened, rows)
+        assert (opened.predict_proba(checked) == model.predict_proba(frame)).all()
+        with pytest.raises(InputError, match="'home town': it must hold the categories that the model learned"):
+            check_features(opened, rows.assign(**{"home town": "rome"}))
+    assert evaluate(model, rows, y, resamples=0, skip=["explanation", "robustness"]).task == "binary"
+
+
+@pytest.mark.parametrize("towns", [["ulm", "bonn", "köln"], ["aa", "zö"]])
+def test_categories_that_xgboost_does_not_keep_whole_are_asked_for_by_their_type(towns):
+    from mlworkbench.model.data import check_features
+
+    names = np.resize(towns, len(X))
+    rows = X.assign(town=pd.Categorical(names))
+    model = load_model(xgboost.XGBClassifier(n_estimators=2, n_jobs=1, enable_categorical=True).fit(rows, TWO))
+    assert model.about["categories"] == {"town": None}
+    assert (model.predict(check_features(model, rows)) == model.predict(rows)).all()
+    with pytest.raises(InputError, match="'town': it must be of the type category.*give the rows as Parquet"):
+        check_features(model, X.assign(town=names))
+
+
+def test_the_container_that_lightgbm_keeps_is_accepted_only_beside_it(tmp_path):
+    from collections import OrderedDict, defaultdict
+
+    import skops.io
+
+    from mlworkbench.model.trusted import BESIDE
+
+    built_in = {"XGBoost": "xgboost", "LightGBM": "lightgbm"}
+    for family in families():
+        assert {name.split(".")[0] for name in family.trusted} <= {built_in.get(family.name)}, family.name
+    assert BESIDE == {"lightgbm.basic.Booster": {"collections.OrderedDict"}}
+    line = Ridge().fit(X, X["ash"])
+    line.more_ = defaultdict(OrderedDict)
+    skops.io.dump(line, tmp_path / "line.skops")
+    with pytest.raises(InputError, match="all types in it must be trusted, got collections.OrderedDict"):
+        load_model(tmp_path / "line.skops")
 
 
 # --- what a file cannot tell, and what is no file of its family ------------------------------------------------------
@@ -278,8 +338,10 @@ def test_a_pickle_planted_in_a_torchscript_archive_does_not_run(place, protocol,
     monkeypatch.chdir(tmp_path)
     path = save_model(load_model(network(1), task="regression"), tmp_path / "it.pt")
     evil = planted(path, tmp_path / "evil.pt", place, pickle.dumps(Bomb(), protocol=protocol))
-    with pytest.raises(InputError, match="must be a TorchScript archive"):
+    with pytest.raises(InputError, match="must be trusted before it is opened"):
         load_model(evil)
+    with pytest.raises(InputError, match="must be a TorchScript archive"):
+        load_model(evil, trust=True)
     assert not Path("exploded").exists()
 
 
@@ -293,28 +355,45 @@ def test_pickled_modules_and_exported_programs_wait_for_trust(tmp_path, monkeypa
     )
     torch.save(network(1).state_dict(), "weights.pth")
     for name in ("module.pt", "bomb.pth", "module.pt2", "weights.pth"):
-        with pytest.raises(InputError, match="must be trusted before they are opened"):
+        with pytest.raises(InputError, match="must be trusted before it is opened"):
             load_model(name, task="regression")
     assert not Path("exploded").exists()
     wanted = load_model(network(1), task="regression").predict(X)
     for name in ("module.pt", "module.pt2"):
         opened = load_model(name, task="regression", trust=True)
         assert np.allclose(opened.predict(X), wanted, atol=1e-6)
-        assert np.allclose(load_model(save_model(opened, f"{Path(name).stem}-again.pt")).predict(X), wanted, atol=1e-6)
+        again = load_model(save_model(opened, f"{Path(name).stem}-again.pt"), trust=True)
+        assert np.allclose(again.predict(X), wanted, atol=1e-6)
     with pytest.raises(InputError, match="it must hold a module, got a .*Dict.*load the weights into it"):
         load_model("weights.pth", task="regression", trust=True)
 
 
-def test_a_torchscript_program_that_reaches_for_files_waits_for_trust(tmp_path):
-    class Reader(torch.nn.Module):
+@pytest.mark.parametrize("spelling", ["torch.from_file", "torch . from_file", "ops.aten.from_file"])
+def test_a_torchscript_program_that_writes_files_waits_for_trust(spelling, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"kept" * 4)
+
+    class Writer(torch.nn.Module):
+        def __init__(self, path: str):
+            super().__init__()
+            self.path = path
+
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x + torch.from_file("/etc/hostname", False, 1)
+            return x + torch.from_file(self.path, True, 4).fill_(0.0).sum()
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.script(Reader()).save(str(tmp_path / "reader.pt"))
-    with pytest.raises(InputError, match="must compute with tensors only, got torch.from_file"):
-        load_model(tmp_path / "reader.pt", task="regression")
+        scripted = torch.jit.script(Writer(str(victim)))
+        scripted.save(str(tmp_path / "plain.pt"))
+    with zipfile.ZipFile(tmp_path / "plain.pt") as whole:
+        place = next(name for name in whole.namelist() if name.endswith(".py") and b"torch.from_file" in whole.read(name))
+        program = whole.read(place).replace(b"torch.from_file", spelling.encode())
+    planted(tmp_path / "plain.pt", tmp_path / "writer.pt", place, program)
+    with pytest.raises(InputError, match="writer.pt: a file of PyTorch must be trusted before it is opened"):
+        load_model(tmp_path / "writer.pt", task="regression")
+    assert victim.read_bytes() == b"kept" * 4
+    scripted(torch.zeros(1, 1))
+    assert victim.read_bytes() != b"kept" * 4, "the program does write, once it is asked"
 
 
 def test_a_cloudpickle_waits_for_trust(tmp_path, monkeypatch):

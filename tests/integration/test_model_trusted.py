@@ -2,6 +2,8 @@
 
 import importlib
 import inspect
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -80,7 +82,7 @@ def test_histogram_boosting_with_planted_nodes_is_refused(field, value, tmp_path
     if field == "is_categorical":
         nodes["bitset_idx"][0] = 5
     skops.io.dump(fitted, tmp_path / "boosted.skops")
-    with pytest.raises(InputError, match="a TreePredictor that leads elsewhere"):
+    with pytest.raises(InputError, match="a (TreePredictor|HistGradientBoostingClassifier) that leads elsewhere"):
         load_model(tmp_path / "boosted.skops")
 
 
@@ -95,6 +97,70 @@ def test_a_tree_of_neighbours_with_planted_rows_is_refused(algorithm, tmp_path):
     skops.io.dump(fitted, tmp_path / "near.skops")
     with pytest.raises(InputError, match="Tree.* that leads elsewhere"):
         load_model(tmp_path / "near.skops")
+
+
+def planted_neighbours(change, algorithm):
+    fitted = neighbors.KNeighborsClassifier(algorithm=algorithm, leaf_size=10).fit(X, Y)
+    state = list(fitted._tree.__getstate__())
+    state[2], state[3] = state[2].copy(), np.array(state[3])
+    change(state)
+    fitted._tree.__setstate__(tuple(state))
+    return fitted
+
+
+def no_leaves(state):
+    state[2]["is_leaf"] = 0
+
+
+def child_of_other_rows(state):
+    state[2]["idx_end"][1] = len(X)
+    state[2]["idx_end"][3] = 0
+    state[2]["idx_start"][3] = 0
+    state[2]["idx_end"][0] = len(X) - 1
+
+
+def bounds_of_fewer_nodes(state):
+    state[3] = np.ascontiguousarray(state[3][:, :2])
+
+
+def bounds_of_fewer_columns(state):
+    state[3] = np.ascontiguousarray(state[3][:, :, :1])
+
+
+def fewer_nodes_than_noted(state):
+    state[6] = 1
+
+
+@pytest.mark.parametrize("algorithm", ["kd_tree", "ball_tree"])
+@pytest.mark.parametrize("change", [no_leaves, child_of_other_rows, bounds_of_fewer_nodes, bounds_of_fewer_columns,
+                                    fewer_nodes_than_noted])  # fmt: skip
+def test_a_tree_of_neighbours_with_planted_nodes_is_refused(change, algorithm, tmp_path):
+    skops.io.dump(planted_neighbours(change, algorithm), tmp_path / "near.skops")
+    with pytest.raises(InputError, match="Tree.* that leads elsewhere"):
+        load_model(tmp_path / "near.skops")
+
+
+@pytest.mark.parametrize("algorithm", ["kd_tree", "ball_tree"])
+def test_a_tree_of_neighbours_without_leaves_does_not_take_the_process_down(algorithm, tmp_path):
+    skops.io.dump(planted_neighbours(no_leaves, algorithm), tmp_path / "near.skops")
+    code = (
+        "import sys, numpy\nfrom mlworkbench.core.errors import InputError\nfrom mlworkbench.model.loading import load_model\n"
+        "try:\n    load_model(sys.argv[1]).predict(numpy.zeros((50, 4)))\nexcept InputError as error:\n    sys.exit(7)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, tmp_path / "near.skops"], capture_output=True).returncode == 7
+
+
+@pytest.mark.parametrize("columns", [None, [0]])
+def test_boosting_that_asks_for_categories_of_a_number_is_refused(columns):
+    fitted = ensemble.HistGradientBoostingClassifier(max_iter=2, categorical_features=columns).fit(np.round(X), Y)
+    for trees in fitted._predictors:
+        for one in trees:
+            nodes = one.nodes
+            asked = (nodes["is_leaf"] == 0) & (nodes["feature_idx"] != 0)
+            nodes["is_categorical"][asked], nodes["bitset_idx"][asked] = 1, 0
+            one.raw_left_cat_bitsets = one.binned_left_cat_bitsets = np.zeros((1, 8), dtype=np.uint32)
+    with pytest.raises(InputError, match="a HistGradientBoostingClassifier that leads elsewhere"):
+        check_content(fitted, "boosted")
 
 
 @pytest.mark.parametrize("made", [
