@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COSTS', 'check_costs', 'cut_points', 'cost_curve', 'Threshold', 'choose_threshold', 'apply_threshold',
-           'threshold_section']
+           'honest_label_metrics', 'correct_label_metrics', 'threshold_section']
 
 # %% ../../nbs/33_evaluation.thresholds.ipynb #c003
 import math
@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import InputError, check_known, problem
 from ..core.evidence import INK, PALETTE, Evidence
 from ..core.jobs import report
-from .families import Family
+from .families import Family, label_family
 from .figures import draw
-from .metrics import resample_families
+from .metrics import LEAST_ROWS, resample_families
 from .rows import Outcome
 from .sections import Case, Section
-from ..statistics.intervals import percentile_interval
+from ..statistics.intervals import check_confidence, percentile_interval
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
 
 # %% ../../nbs/33_evaluation.thresholds.ipynb #c006
 COSTS = ("fp", "fn", "tp", "tn")
@@ -246,15 +247,116 @@ def apply_threshold(outcome: Outcome, threshold: "Threshold | float") -> Outcome
     return replace(outcome, predicted=np.where(called, outcome.positive, 1 - outcome.positive).astype(np.intp))
 
 # %% ../../nbs/33_evaluation.thresholds.ipynb #c017
+def honest_label_metrics(
+    outcome: Outcome, costs: Mapping[str, Any], *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> "pd.DataFrame":
+    """The label metrics of answers by the threshold of the lowest cost, as new rows would show them.
+
+    Parameters
+    ----------
+    outcome
+        With its scores; its own answers do not matter.
+    resamples
+        0: the values are those of the rows that chose, without intervals.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns `metric`, `value`, `low`, `high`; NaN ends where the rows cannot tell.
+
+    References
+    ----------
+    Efron (1983), "Estimating the error rate of a prediction rule: improvement on cross-validation", JASA 78 (optimism).
+    """
+    import numpy as np
+    import pandas as pd
+
+    check_confidence(confidence)
+    costs = check_costs(costs)
+    _check_binary(outcome)
+    positive = outcome.truth == outcome.positive
+    _, steps = cut_points(outcome.positive_scores, outcome.probable)
+    place = _lowest(cost_curve(np.ones(outcome.rows), steps, positive, costs))
+    names, read = label_family(_called(outcome, steps < place))
+    apparent = read(np.ones(outcome.rows))
+    drawn = {}
+    if resamples:
+        report("correcting the label metrics")
+        drawn = resample_families(_luck_families(outcome, steps, positive, costs, read), outcome.rows, resamples, seed)
+    told = [_without_luck(name, value, drawn, outcome.rows, confidence) for name, value in zip(names, apparent, strict=True)]
+    return pd.DataFrame(told, columns=["value", "low", "high"]).assign(metric=names)[["metric", "value", "low", "high"]]
+
+
+def correct_label_metrics(metrics: "pd.DataFrame", outcome: Outcome, costs: Mapping[str, Any], **options: Any) -> "pd.DataFrame":
+    """A metric table whose label metrics are `honest_label_metrics`; all else stays."""
+    honest = honest_label_metrics(outcome, costs, **options).set_index("metric")
+    corrected = metrics.set_index("metric")
+    known = [name for name in honest.index if name in corrected.index]
+    corrected.loc[known, ["value", "low", "high"]] = honest.loc[known]
+    return corrected.reset_index()
+
+
+def _called(outcome: Outcome, called: "np.ndarray") -> Outcome:
+    import numpy as np
+
+    return replace(outcome, predicted=np.where(called, outcome.positive, 1 - outcome.positive).astype(np.intp))
+
+# %% ../../nbs/33_evaluation.thresholds.ipynb #c018
+def _luck_families(
+    outcome: Outcome, steps: "np.ndarray", positive: "np.ndarray", costs: Mapping[str, float], ours: Any
+) -> list[Family]:
+    """By label metric: at our threshold, and at the resample's own on the rows that chose and on those left out."""
+    import numpy as np
+
+    names = label_family(outcome)[0]
+
+    def read(weights: "np.ndarray") -> list[float]:
+        out = weights == 0
+        weights = weights.astype(np.float64)
+        chosen = _lowest(cost_curve(weights, steps, positive, costs))
+        theirs = label_family(_called(outcome, steps < chosen))[1]
+        both = 0 < (positive & out).sum() < out.sum()  # one class alone says nothing of the other
+        unseen = theirs(out.astype(np.float64)) if both else [math.nan] * len(names)
+        return [*ours(weights), *theirs(weights), *unseen]
+
+    return [(tuple(f"{kind}.{name}" for kind in ("ours", "seen", "unseen") for name in names), read)]
+
+
+def _without_luck(
+    name: str, apparent: float, drawn: "dict[str, np.ndarray]", rows: int, confidence: float
+) -> tuple[float, float, float]:
+    """The value without what luck gave it, and its interval: as wide as the widest of what makes it uncertain."""
+    import numpy as np
+    from scipy.stats import t
+
+    if not drawn:
+        return apparent, math.nan, math.nan
+    ours, seen, unseen = (drawn[f"{kind}.{name}"] for kind in ("ours", "seen", "unseen"))
+    known = ~np.isnan(unseen)
+    if rows < LEAST_ROWS or known.mean() < 0.9:
+        return apparent, math.nan, math.nan
+    luck = float((seen - unseen)[known].mean()) / math.sqrt(2)
+    left_out = math.exp(-1)  # the share of rows that a resample leaves out
+    spread = max(math.hypot(ours.std(), luck / math.sqrt(2)), seen.std(), unseen[known].std() * math.sqrt(left_out))
+    least = -1.0 if name == "mcc" else 0.0
+    value = min(max(apparent - luck, least), 1.0)
+    half = float(t.ppf((1 + confidence) / 2, rows - 1)) * spread
+    return value, max(value - half, least), min(value + half, 1.0)
+
+# %% ../../nbs/33_evaluation.thresholds.ipynb #c021
 def threshold_section(case: Case, costs: Mapping[str, Any]) -> Section:
     """Choose the threshold from what answers cost.
 
     Raises
     ------
     InputError
-        The task is not binary, the model gives no scores, or the costs do not fit.
+        The task is not binary, the model gives no probabilities, or the costs do not fit.
     """
     outcome = case.outcome
+    _check_binary(outcome)
+    if not outcome.probable:  # decision scores have no scale that a person could read a threshold on
+        do = "Wrap the model in scikit-learn's CalibratedClassifierCV"
+        raise InputError(problem("costs", "the model must give probabilities", "decision scores", do))
     options = {"confidence": case.confidence, "resamples": case.resamples, "seed": case.seed}
     found = choose_threshold(outcome, costs, **options)
     findings = {"threshold": found.value, "cost": found.cost, "cost.low": found.low, "cost.high": found.high}
@@ -276,7 +378,7 @@ def _sentences(found: Threshold) -> str:
         lines.append(f"For calibrated probabilities theory says {found.theory:.3g}{after}")
     return "\n".join(lines)
 
-# %% ../../nbs/33_evaluation.thresholds.ipynb #c018
+# %% ../../nbs/33_evaluation.thresholds.ipynb #c022
 def _choices(outcome: Outcome, found: Threshold) -> Evidence:
     """What the chosen threshold and its rivals cost and call."""
     import numpy as np

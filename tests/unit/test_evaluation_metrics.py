@@ -16,6 +16,8 @@ from mlworkbench.evaluation.metrics import (
     baseline_outcome,
     check_metric,
     families_of,
+    few_rows_concern,
+    metric_notes,
     metric_table,
     metric_values,
     resample_metrics,
@@ -242,6 +244,51 @@ def test_labels_alone_have_label_metrics_only():
 def test_the_baseline_ranks_by_chance_and_explains_nothing():
     assert metric_values(baseline_outcome(draw("binary")))["roc_auc"] == 0.5
     assert metric_values(baseline_outcome(draw("regression")))["r2"] == pytest.approx(0, abs=1e-12)
+
+
+def test_the_baseline_learns_from_the_training_rows_where_they_are_given():
+    numbers = draw("regression", 50)
+    assert (baseline_outcome(numbers, np.array([1.0, 3.0])).predicted == 2.0).all()
+    several = baseline_outcome(draw("multitarget", 50), np.array([[1.0, 2.0, 3.0]]))
+    assert several.predicted.shape == (50, 3) and several.predicted[7].tolist() == [1, 2, 3]
+    two = baseline_outcome(draw("binary", 50), np.array([1, 1, 1, 0]))
+    assert (two.predicted == 1).all() and two.scores.shape == (50, 2) and (two.scores == [0.25, 0.75]).all()
+    four = baseline_outcome(draw("multiclass", 50), np.array([3, 3, 2]))
+    assert (four.predicted == 3).all() and four.scores[0].tolist() == pytest.approx([0, 0, 1 / 3, 2 / 3])
+    labels = baseline_outcome(draw("multilabel", 50), np.array([[1, 0, 0], [1, 0, 1], [1, 1, 1]]))
+    assert labels.predicted[0].tolist() == [1, 0, 1] and labels.scores[0].tolist() == pytest.approx([1, 1 / 3, 2 / 3])
+    with pytest.raises(InputError, match="train_truth must be of shape"):
+        baseline_outcome(draw("multilabel", 50), np.array([1, 0]))
+
+
+def test_classes_that_no_row_shows_are_named():
+    outcome = draw("multiclass", 200)
+    assert metric_notes(outcome) == ()
+    (note,) = metric_notes(outcome.take(np.isin(outcome.truth, [0, 2])))
+    assert note.startswith("No row is truly 'bee' or 'dog': ROC AUC") and "other 2 classes only" in note
+    two = draw("binary")
+    assert metric_notes(two.take(two.truth == 0))[0].startswith("No row is truly 'yes': ROC AUC is undefined")
+    labels = draw("multilabel")
+    labels.truth[:, 1] = 1
+    (note,) = metric_notes(labels)
+    assert note.startswith("All rows have the same answer for 'b': ROC AUC")
+    both = draw("multioutput")
+    (note,) = metric_notes(both.take(both.truth[:, 1] > 0))
+    assert note.startswith("No row is truly 'ant' of animal: ")
+    assert all(metric_notes(draw(task)) == () for task in ("regression", "multitarget", "outlier", "cluster", "transform"))
+
+
+def test_few_rows_are_a_concern_and_fewer_than_three_have_no_interval():
+    assert all(few_rows_concern(draw(task)) == () for task in ("binary", "multiclass", "regression", "cluster", "multilabel"))
+    (few,) = few_rows_concern(draw("regression", 29))
+    assert "not enough rows to say" in few and "29 rows" in few
+    assert few_rows_concern(draw("regression", 30)) == ()
+    two = draw("binary")
+    rare = two.take(np.r_[np.flatnonzero(two.truth == 0), np.flatnonzero(two.truth == 1)[:9]])
+    assert "'yes' (9)" in few_rows_concern(rare)[0] and "'no'" not in few_rows_concern(rare)[0]
+    pair = metric_table(draw("regression", 2), resamples=50)
+    assert pair[["low", "high"]].isna().all(axis=None) and pair["value"].notna().any()
+    assert metric_table(draw("regression", 3), resamples=50)["low"].notna().any()
 
 
 def test_progress_is_reported_and_cancel_stops_the_resampling():

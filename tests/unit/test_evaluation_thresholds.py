@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 
 from mlworkbench.core.errors import InputError, NotFound
+from mlworkbench.evaluation.families import label_family, read_families
+from mlworkbench.evaluation.metrics import metric_table, metric_values
 from mlworkbench.evaluation.rows import Outcome
 from mlworkbench.evaluation.sections import Case
-from mlworkbench.evaluation.thresholds import apply_threshold, choose_threshold, cut_points, threshold_section
+from mlworkbench.evaluation.thresholds import (
+    apply_threshold,
+    choose_threshold,
+    correct_label_metrics,
+    cut_points,
+    honest_label_metrics,
+    threshold_section,
+)
 
 COSTS = {"fp": 1.0, "fn": 5.0}
 
@@ -99,6 +108,67 @@ def test_the_told_cost_is_that_on_new_rows_and_the_apparent_one_is_too_low(size,
     noise = 3 * np.std(np.subtract(told, true)) / math.sqrt(draws)
     assert optimism > 0 and abs(bias) < noise + optimism / 2
     assert covered / draws > 0.92 - 3 * math.sqrt(0.05 * 0.95 / draws)
+
+
+def label_values(outcome: Outcome) -> dict[str, float]:
+    return read_families([label_family(outcome)], np.ones(outcome.rows))
+
+
+def world(kind: str, rows: int, seed: int) -> Outcome:
+    """Rows of a model that is good, or whose scores are dice."""
+    if kind == "good":
+        return draw(rows, seed)
+    random = np.random.default_rng(seed)
+    truth, scores = (random.random(rows) < 0.5).astype(int), random.random(rows)
+    return Outcome("binary", truth, (scores > 0.5).astype(int), ("no", "yes"), 1, np.stack([1 - scores, scores], axis=1))
+
+
+@pytest.mark.parametrize("costs", [{"fp": 1, "fn": 1}, COSTS], ids=["equal", "misses dear"])
+@pytest.mark.parametrize("rows", [60, 150, 1000])
+@pytest.mark.parametrize("kind", ["random", "good"])
+def test_label_metrics_at_a_chosen_threshold_are_those_of_new_rows(kind, rows, costs, size, measured):
+    draws, everyone = size("honest_threshold_draws"), world(kind, 50_000, 10_000)
+    covered, gaps, flattery = [], [], []
+    for seed in range(draws):
+        outcome = world(kind, rows, seed)
+        chosen = choose_threshold(outcome, costs, resamples=0)
+        true, apparent = (label_values(apply_threshold(o, chosen)) for o in (everyone, outcome))
+        told = honest_label_metrics(outcome, costs, resamples=40 if draws < 100 else 200, seed=seed).set_index("metric")
+        covered.append([told.loc[name, "low"] <= true[name] <= told.loc[name, "high"] for name in told.index])
+        gaps.append([told.loc[name, "value"] - true[name] for name in told.index])
+        flattery.append([apparent[name] - true[name] for name in told.index])
+    share, bias, before = np.mean(covered, axis=0), np.mean(gaps, axis=0), np.mean(flattery, axis=0)
+    measured(draws=draws, **{
+        name: f"{c:.1%} (off by {b:+.3f}, before {a:+.3f})" for name, c, b, a in zip(told.index, share, bias, before, strict=True)
+    })
+    noise = 3 * math.sqrt(0.05 * 0.95 / draws)
+    assert share.min() >= 0.90 - noise, dict(zip(told.index, share, strict=True))
+    assert (bias < 0.02 + 3 * np.std(gaps, axis=0) / math.sqrt(draws)).all()
+    assert abs(bias[0]) < max(0.012, before[0] / 2) + 3 * np.std(gaps, axis=0)[0] / math.sqrt(draws)
+
+
+def test_a_corrected_table_keeps_what_no_threshold_touches():
+    outcome = draw(200)
+    applied = apply_threshold(outcome, choose_threshold(outcome, COSTS, resamples=0))
+    table = metric_table(applied, resamples=50)
+    corrected = correct_label_metrics(table, applied, COSTS, resamples=50)
+    assert list(corrected) == list(table) and corrected["metric"].tolist() == table["metric"].tolist()
+    label = table["metric"].isin(["accuracy", "balanced_accuracy", "precision", "recall", "f1", "mcc"])
+    assert corrected[~label].equals(table[~label]) and not (corrected[label]["value"] == table[label]["value"]).any()
+    assert corrected[label].equals(correct_label_metrics(table, outcome, COSTS, resamples=50)[label])
+    plain = honest_label_metrics(outcome, COSTS, resamples=0).set_index("metric")
+    assert plain.loc["accuracy", "value"] == metric_values(applied)["accuracy"] and plain["low"].isna().all()
+    few = honest_label_metrics(outcome.take([0, 1]), COSTS, resamples=50)
+    assert few[["low", "high"]].isna().all(axis=None)
+
+
+def test_decision_scores_are_refused_before_the_work_begins():
+    outcome = draw(300, probable=False)
+    said = "costs: the model must give probabilities, got decision scores. "
+    said += "Wrap the model in scikit-learn's CalibratedClassifierCV."
+    with pytest.raises(InputError) as caught:
+        threshold_section(Case(None, None, outcome.truth, outcome, resamples=10**9), COSTS)
+    assert str(caught.value) == said
 
 
 def test_the_section_gives_findings_for_the_gate_and_a_threshold_for_the_bundle():
