@@ -235,7 +235,7 @@ def _reason(error: Exception) -> str:
 
 # %% ../../nbs/35_evaluation.robustness.ipynb #c016
 def judged_metrics(outcome: Outcome) -> list[str]:
-    """The metrics by which damage is judged; the first is drawn."""
+    """The metrics by which damage is judged: both of a ranking and of the decisions where there are both."""
     known = {name for name, value in metric_values(outcome).items() if not math.isnan(value)}
     found = [name for name in ("roc_auc", "balanced_accuracy", "mae") if name in known]
     return found or [name for name in METRICS if name in known][:1]
@@ -289,7 +289,7 @@ def robustness_section(case: Case) -> Section:
     findings = {path: value for curve in curves for path, value in _curve_findings(curve).items()}
     concerns = tuple(filter(None, (_concern(curve) for curve in curves)))
     return Section(
-        "robustness", findings, concerns, _evidence(case, used, curves, metrics[0]), _facts(used, curves, metrics[0])
+        "robustness", findings, concerns, _evidence(case, used, curves, metrics), _facts(used, curves, metrics)
     )
 
 
@@ -320,12 +320,13 @@ def _concern(curve: Curve) -> str:
     )
 
 # %% ../../nbs/35_evaluation.robustness.ipynb #c019
-def _evidence(case: Case, used: Case, curves: Sequence[Curve], metric: str) -> tuple[Evidence, ...]:
+def _evidence(case: Case, used: Case, curves: Sequence[Curve], metrics: Sequence[str]) -> tuple[Evidence, ...]:
     import pandas as pd
 
-    rows = [_table_row(c, metric) for c in curves if len(c.values) > 1]
+    rows = [_table_row(c, metric, len(metrics) > 1) for c in curves if len(c.values) > 1 for metric in metrics]
+    undamaged = ", ".join(f"{m.replace('_', ' ')} {format_value(curves[0].values[0.0][m])}" for m in metrics)
     notes = [
-        f"{metric.replace('_', ' ')} at each strength; undamaged {format_value(curves[0].values[0.0][metric])}.",
+        f"At each strength; undamaged {undamaged}.",
         *(f"{c.damage.name.replace('_', ' ')}: {', '.join(f'{s:g}' for s in c.damage.strengths)}." for c in curves),
         sampled_note(case, used),
     ]
@@ -334,45 +335,58 @@ def _evidence(case: Case, used: Case, curves: Sequence[Curve], metric: str) -> t
     ]
     absent = [d.name.replace("_", " ") for d in DAMAGES if d.name not in {c.damage.name for c in curves}]
     notes += [f"Without columns for it: {', '.join(absent)}."] if absent else []
-    pieces = [_figure(curves, metric)] if any(len(c.values) > 1 for c in curves) else []
+    pieces = [_figure(curves, metrics)] if any(len(c.values) > 1 for c in curves) else []
     if rows:
         return (*pieces, Evidence("Robustness", table=pd.DataFrame(rows), note=" ".join(filter(None, notes))))
     return (*pieces, Evidence("Robustness", text=" ".join(filter(None, notes))))
 
 
-def _table_row(curve: Curve, metric: str) -> dict[str, Any]:
+def _table_row(curve: Curve, metric: str, named_metric: bool) -> dict[str, Any]:
     """A kind of damage in one line: the metric at each strength."""
     named = dict(zip(("slight", "mild", "clear", "strong", "severe"), curve.damage.strengths, strict=True))
     lost = curve.lost.get(metric, (math.nan, math.nan))[0]
     return {
         "damage": curve.damage.name.replace("_", " "), "strength": curve.damage.unit,
+        **({"metric": metric.replace("_", " ")} if named_metric else {}),
         **{f"{word}": curve.values.get(s, {}).get(metric, math.nan) for word, s in named.items()},
         "advantage lost when mild": f"{100 * lost:.0f} %" if lost == lost else "–",
     }
 
 
-def _figure(curves: Sequence[Curve], metric: str) -> Evidence:
+def _figure(curves: Sequence[Curve], metrics: Sequence[str]) -> Evidence:
+    """A panel a metric, the same kinds of damage in each."""
+
     def plot(axes: Any) -> None:
-        for colour, curve in zip(PALETTE, curves, strict=False):
-            ladder = (0.0, *curve.damage.strengths)
-            steps = [i for i, s in enumerate(ladder) if s in curve.values]
-            shown = [curve.values[ladder[i]][metric] for i in steps]
-            label = curve.damage.name.replace("_", " ")
-            axes.plot(steps, shown, marker="o", ms=4, lw=2, color=colour, label=label)
-            if curve.refused is not None:
-                axes.plot(steps[-1], shown[-1], marker="x", ms=9, mew=2, color=colour)
-        axes.axvline(2, ls="--", lw=1, color=INK)
-        axes.set_xticks(range(6), ["none", "slight", "mild", "clear", "strong", "severe"])
-        axes.set(xlabel="damage", ylabel=metric.replace("_", " "))
-        axes.legend(loc="best", fontsize=8)
+        panels = [axes]
+        if len(metrics) > 1:
+            whole = axes.get_subplotspec()
+            axes.remove()
+            panels = whole.subgridspec(1, len(metrics), wspace=0.3).subplots().tolist()
+        for place, metric in zip(panels, metrics, strict=True):
+            _draw_curves(place, curves, metric)
+        panels[0].legend(loc="best", fontsize=8)
 
     note = "Strengths of each kind stand below the table; a cross is where the model refuses to answer."
-    return draw(plot, "Metric under damage", note, 5.2, 3.4)
+    return draw(plot, "Metrics under damage" if len(metrics) > 1 else "Metric under damage", note, 5.2 * len(metrics), 3.4)
 
 
-def _facts(used: Case, curves: Sequence[Curve], metric: str) -> dict[str, Any]:
+def _draw_curves(axes: Any, curves: Sequence[Curve], metric: str) -> None:
+    for colour, curve in zip(PALETTE, curves, strict=False):
+        ladder = (0.0, *curve.damage.strengths)
+        steps = [i for i, s in enumerate(ladder) if s in curve.values]
+        shown = [curve.values[ladder[i]][metric] for i in steps]
+        label = curve.damage.name.replace("_", " ")
+        axes.plot(steps, shown, marker="o", ms=4, lw=2, color=colour, label=label)
+        if curve.refused is not None:
+            axes.plot(steps[-1], shown[-1], marker="x", ms=9, mew=2, color=colour)
+    axes.axvline(2, ls="--", lw=1, color=INK)
+    axes.set_xticks(range(6), ["none", "slight", "mild", "clear", "strong", "severe"])
+    axes.set(xlabel="damage", ylabel=metric.replace("_", " "))
+
+
+def _facts(used: Case, curves: Sequence[Curve], metrics: Sequence[str]) -> dict[str, Any]:
     return {
-        "rows": row_count(used.X), "metric": metric,
+        "rows": row_count(used.X), "metric": metrics[0], "metrics": list(metrics),
         "curves": [
             {
                 "damage": c.damage.name, "unit": c.damage.unit, "mild": c.damage.mild, "refused_at": c.refused,

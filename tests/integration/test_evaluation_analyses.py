@@ -183,6 +183,23 @@ def test_equal_input_gives_equal_sections():
         np.testing.assert_equal(dict(one.findings), dict(two.findings))
 
 
+def test_damage_is_shown_by_ranking_and_by_decisions():
+    random = np.random.default_rng(2)
+    X = pd.DataFrame({"x": random.normal(size=1200)})
+    y = (X["x"] + random.normal(0, 0.5, 1200) > 1.5).astype(int)
+    model = wrap(LogisticRegression().fit(X[:600], y[:600]))
+    held, truth = X[600:], y[600:].to_numpy()
+    section = robustness_section(Case(model, held, truth, predict_outcome(model, held, truth), resamples=20))
+    table = section.evidence[-1].table.set_index(["damage", "metric"])
+    assert {metric for _, metric in table.index} == {"roc auc", "balanced accuracy"} and len(table) == 6
+    moved = table.loc["shift"]
+    assert moved.loc["roc auc", "slight"] == moved.loc["roc auc", "severe"]  # all rows move alike: the ranking stays
+    assert abs(moved.loc["balanced accuracy", "slight"] - moved.loc["balanced accuracy", "severe"]) > 0.03
+    assert section.findings['robustness("shift").roc_auc.worst_drop'] == pytest.approx(0)
+    assert section.findings['robustness("shift").balanced_accuracy.worst_drop'] != 0
+    assert section.facts["metrics"] == ["roc_auc", "balanced_accuracy"]
+
+
 def test_the_closest_column_is_named():
     model = wrap(LinearRegression().fit(pd.DataFrame(X, columns=["ab", "cd", "ef", "gh"]), X[:, 0]))
     held = pd.DataFrame(X, columns=["ab", "cd", "ef", "gh"])
