@@ -177,7 +177,8 @@ def _concerns(sure: list[ClassCalibration]) -> tuple[str, ...]:
     if not sure:
         return ()
     worst = max(sure, key=lambda c: c.excess)
-    others = f" So are those of {len(sure) - 1} other classes." if len(sure) > 1 else ""
+    more = len(sure) - 1
+    others = "" if not more else " So are those of one other class." if more == 1 else f" So are those of {more} other classes."
     text = (
         f"The probabilities of {worst.name!r} are off by {worst.error:.3f} on average, and chance explains only "
         f"{worst.error - worst.excess:.3f} of it: they are {fault(worst)}.{others} Calibrate the model on other rows "

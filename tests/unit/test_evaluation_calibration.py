@@ -5,7 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from mlworkbench.evaluation.calibration import calibration_section, class_calibration, cox_recalibration
+from mlworkbench.evaluation.calibration import (
+    ClassCalibration,
+    _concerns,
+    calibration_section,
+    class_calibration,
+    cox_recalibration,
+)
 from mlworkbench.evaluation.families import calibration_interval
 from mlworkbench.evaluation.metrics import metric_table
 from mlworkbench.evaluation.rows import Outcome
@@ -102,6 +108,13 @@ def test_coxs_regression_gives_back_the_slope_and_intercept_that_were_planted():
     slope, intercept, p = cox_recalibration(shares(2 * odds_of(chance) + 1), true.astype(float))
     assert (slope, intercept) == (pytest.approx(0.5, abs=0.03), pytest.approx(-0.5, abs=0.03)) and p < 1e-6
     assert cox_recalibration(chance, true.astype(float))[2] > 0.001
+
+
+def test_the_concern_counts_the_other_classes_in_plain_words():
+    off = [ClassCalibration(name, 100, 0.5, 0.3, 0.2, 0.1 + i / 100, 0.9) for i, name in enumerate("abc")]
+    assert "So are" not in _concerns(off[:1])[0]
+    assert "So are those of one other class. " in _concerns(off[:2])[0]
+    assert "So are those of 2 other classes. " in _concerns(off)[0] and "of 'c' are off" in _concerns(off)[0]
 
 
 def test_probabilities_of_zero_and_one_do_no_harm():
