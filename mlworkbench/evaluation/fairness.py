@@ -335,7 +335,7 @@ def fairness_section(case: Case, sensitive: Sequence[str]) -> Section:
     for i, cut in enumerate(cuts):
         report(f"comparing groups of {cut.column}", i / len(cuts))
         labels, codes = _judged(cut)
-        few = [f"{label} ({n})" for label, n in zip(cut.labels, cut.sizes().tolist(), strict=True) if n < LEAST]
+        few = [n for n in cut.sizes().tolist() if n < LEAST]
         if len(labels) < 2:
             told = f"Fewer than two groups have {LEAST} rows: not enough rows to say."
             evidence.append(Evidence(f"Fairness by {cut.column}", text=told))
@@ -358,13 +358,13 @@ def _unknown(column: str, asked: bool) -> dict[str, float]:
     return {finding_path("fairness", column, then=[n]): math.nan for n in (names if asked else numbers)}
 
 
-def _with_few(pieces: Sequence[Evidence], few: Sequence[str]) -> list[Evidence]:
+def _with_few(pieces: Sequence[Evidence], few: Sequence[int]) -> list[Evidence]:
     from dataclasses import replace
 
     if not few:
         return list(pieces)
-    shown = ", ".join(few[:8]) + (", …" if len(few) > 8 else "")
-    told = f"Not enough rows to say, fewer than {LEAST}: {shown}."
+    groups = "1 group" if len(few) == 1 else f"{len(few):,} groups"
+    told = f"Not enough rows to say: {groups} of fewer than {LEAST} rows, {sum(few):,} in all."
     return [*pieces[:-1], replace(pieces[-1], note=f"{pieces[-1].note} {told}".strip())]
 
 
