@@ -24,7 +24,9 @@ from mlworkbench.evaluation.metrics import (
     applicable,
     baseline_outcome,
     check_metric,
+    few_rows_concern,
     main_metric,
+    metric_notes,
     metric_table,
     metric_values,
 )
@@ -98,7 +100,9 @@ def _rows_for(other: Model, case: Case) -> Any:
 def _slices(case: Case, asked: Asked) -> Section:
     from mlworkbench.evaluation.slices import slices_section
 
-    return slices_section(case, asked.names_in("slice"))
+    named = [path_names(rule.path) for rule in asked.rules if rule.head == "slice"]
+    beside = (*asked.ids, *filter(None, [asked.time]))
+    return slices_section(case, asked.names_in("slice"), leave_out=beside, values=[n[:2] for n in named if len(n) > 1])
 
 
 def _fairness(case: Case, asked: Asked) -> Section | None:
@@ -221,10 +225,20 @@ def _check_rules(case: Case, asked: Asked, skip: Sequence[str]) -> None:
     check_options(rules, given)
 
 
-def _metrics(case: Case) -> "pd.DataFrame":
-    """Metrics with intervals, beside what an answer without a look at the features would reach."""
+def _metrics(case: Case, asked: Asked) -> "pd.DataFrame":
+    """Metrics with intervals, beside what an answer without a look at the features would reach.
+
+    Where the threshold was chosen on these rows, metrics of labels are told without what the choice gained by luck.
+    """
+    from mlworkbench.evaluation.thresholds import honest_label_metrics
+
     options = {"confidence": case.confidence, "resamples": case.resamples, "seed": case.seed}
     metrics, guess = metric_table(case.outcome, **options), baseline_outcome(case.outcome)
+    if asked.costs and case.resamples:
+        told = honest_label_metrics(case.outcome, asked.costs, **options).set_index("metric")
+        metrics = metrics.set_index("metric")
+        metrics.update(told)
+        metrics = metrics.reset_index()
     baseline = metric_values(guess) if guess is not None else {}
     return metrics.assign(baseline=[round(baseline.get(name, math.nan), 12) for name in metrics["metric"]])
 
@@ -312,10 +326,19 @@ def evaluate(
         options = {"confidence": confidence, "resamples": resamples, "seed": seed}
         case = _case(load_model(model), X, y, context, asked, left_out, **options)
         found = _found(case, asked, left_out, name)
-    made = Evaluation(**found, notes=tuple(notes))
+    made = Evaluation(**found, notes=(*metric_notes(case.outcome), *_threshold_note(case, asked), *notes))
     return replace(made, card=render_card(made))
 
 # %% ../../nbs/39_evaluation.evaluate.ipynb #c021
+def _threshold_note(case: Case, asked: Asked) -> tuple[str, ...]:
+    if not asked.costs:
+        return ()
+    if not case.resamples:
+        return ("The threshold was chosen on these very rows, and metrics of labels are flattered by it: resamples is 0.",)
+    return ("The threshold was chosen on these rows; accuracy, precision, recall and the like are told from rows that had "
+            "no say in the choice.",)
+
+
 def _models(against: Mapping[str, Any] | Sequence[Any] | None) -> dict[str, Model]:
     """Other models by name; of a list, their own names."""
     if isinstance(against, Mapping):
@@ -374,7 +397,7 @@ def _found(case: Case, asked: Asked, skip: Sequence[str], name: str | None) -> d
     """The fields of the evaluation."""
     given = case.y
     case, chosen = _with_threshold(case, asked)
-    metrics, outcome = _metrics(case), case.outcome
+    metrics, outcome = _metrics(case, asked), case.outcome
     sections = tuple(s for s in (chosen, *_sections(case, asked, skip)) if s is not None)
     _check_made(asked.rules, {s.name: s.facts["not_made"] for s in sections if "not_made" in s.facts})
     findings = metric_findings(metrics) | {k: v for s in sections for k, v in s.findings.items()}
@@ -383,7 +406,7 @@ def _found(case: Case, asked: Asked, skip: Sequence[str], name: str | None) -> d
     report("drawing the figures")
     return {
         "name": name or case.model.name, "status": "failed" if reasons else "passed", "reasons": reasons,
-        "concerns": (*_no_better(metrics, outcome), *(c for s in sections for c in s.concerns)),
+        "concerns": (*few_rows_concern(outcome), *_no_better(metrics, outcome), *(c for s in sections for c in s.concerns)),
         "task": outcome.task, "rows": outcome.rows, "metrics": metrics, "gate": checked,
         "prediction_profile": profile_frame(outcome_frame(outcome)), "classes": outcome.classes,
         "positive": _positive(outcome), "threshold": _threshold(case.model),

@@ -218,9 +218,11 @@ def _metrics_evidence(found: Evaluation) -> Evidence:
     if found.resamples == 0:
         table = table.drop(columns=[c for c in table.columns if share in c])
         return Evidence("Metrics", table=table, note="Without intervals: resamples is 0.")
-    note = f"Intervals from {found.resamples:,} bootstrap resamples. The baseline never looks at the features."
+    note = f"Intervals from {found.resamples:,} bootstrap resamples. The baseline never looks at the features: it knows these rows' answers only."
     if found.positive is not None:
         note += f" The positive class is {found.positive!r}."
+    if found.threshold is not None:
+        note += f" {found.threshold['positive']!r} is called from a probability of {found.threshold['value']:.4g} on."
     return Evidence("Metrics", table=table, note=note)
 
 
@@ -231,7 +233,7 @@ def _evidence(found: Evaluation) -> list[Evidence]:
     pieces += [_metrics_evidence(found), *found.figures]
     pieces += [piece for section in found.sections for piece in _chapter(section)]
     if found.notes:
-        pieces.append(Evidence("Notes", text="\n".join(found.notes), chapter="Warnings that came up"))
+        pieces.append(Evidence("Notes", text="\n".join(found.notes), chapter="Notes"))
     return pieces
 
 # %% ../../nbs/38_evaluation.result.ipynb #c013
