@@ -218,7 +218,8 @@ def _metrics_evidence(found: Evaluation) -> Evidence:
     if found.resamples == 0:
         table = table.drop(columns=[c for c in table.columns if share in c])
         return Evidence("Metrics", table=table, note="Without intervals: resamples is 0.")
-    note = f"Intervals from {found.resamples:,} bootstrap resamples. The baseline never looks at the features: it knows these rows' answers only."
+    note = f"Intervals from {found.resamples:,} bootstrap resamples."
+    note += " The baseline never looks at the features: it knows these rows' answers only."
     if found.positive is not None:
         note += f" The positive class is {found.positive!r}."
     if found.threshold is not None:
