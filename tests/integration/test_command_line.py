@@ -72,7 +72,9 @@ def test_a_passed_stage_leaves_notebook_page_and_record(files, place, tmp_path):
     assert not re.findall(r"@import|url\(['\"]?https?:|import\(['\"]https?:", page)
     notebook = json.loads((tmp_path / "out" / "evaluate.ipynb").read_text())
     assert "widgets" not in notebook["metadata"]
-    assert sorted(p.suffix for p in (tmp_path / "out").glob("evaluate.*")) == [".html", ".ipynb", ".json", ".log"]
+    left = sorted(p.name for p in (tmp_path / "out").glob("evaluate.*"))
+    assert left == [f"evaluate.{end}" for end in ("html", "ipynb", "json", "junit.xml", "log", "md")]
+    assert (tmp_path / "out" / "model_card.md").read_text().startswith("---\n")
 
 
 def test_a_failed_gate_ends_with_1_and_all_evidence(files, place, tmp_path):
