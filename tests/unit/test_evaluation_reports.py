@@ -186,7 +186,7 @@ def test_any_family_and_task_has_a_card(kind, task, library):
 
 
 def test_the_card_holds_what_was_found_and_leaves_the_rest_to_a_person():
-    text = render_card(evaluation(threshold=0.35))
+    text = render_card(evaluation(threshold={"positive": "yes", "value": 0.35}))
     for words in ("# Model description", "Look \\| here.", "### Weakest segments", "### Gate", "roc auc", "0.35", "ab" * 32):
         assert words in text
     assert text.count(UNKNOWN) == 5
