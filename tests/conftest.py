@@ -90,13 +90,18 @@ def measured(request: pytest.FixtureRequest) -> Callable[..., None]:
     return note
 
 
+def _whole(config: pytest.Config) -> bool:
+    """Whether all tests were asked for: no file, folder or keyword was named."""
+    return config.args_source is not pytest.Config.ArgsSource.ARGS and not config.option.keyword
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if not os.environ.get("MLW_SOAK") or hasattr(session.config, "workerinput"):
         return
     path = Path(os.environ.pop(NOTES))
     rows = sorted(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
     path.unlink()
-    if not rows:
+    if not rows or not _whole(session.config):  # the table of a part would stand where the whole one was
         return
     day = datetime.date.today().isoformat()
     outcome = "every test passed" if exitstatus == 0 else f"pytest ended with {int(exitstatus)}"

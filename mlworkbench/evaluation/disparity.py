@@ -10,9 +10,9 @@ __all__ = ['RATES', 'Rates', 'MEASURES', 'Question', 'rates', 'fairlearn_metrics
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..core.errors import MissingPart, problem
+from ..core.resources import import_extra
 from ..statistics.intervals import Interval
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _most(a: "np.ndarray", b: "np.ndarray") -> "np.ndarray":
     return np.maximum(a, b)
 
 # %% ../../nbs/34_evaluation.disparity.ipynb #c010
-def fairlearn_metrics() -> object:
+def fairlearn_metrics() -> Any:
     """The module `fairlearn.metrics`.
 
     Raises
@@ -109,12 +109,7 @@ def fairlearn_metrics() -> object:
     MissingPart
         With the line to type.
     """
-    try:
-        import fairlearn.metrics
-    except ImportError:
-        do = 'Type: pip install "mlworkbench[fairness]"'
-        raise MissingPart(problem("fairness", "fairlearn must be installed", "none", do)) from None
-    return fairlearn.metrics
+    return import_extra("fairlearn.metrics", "fairness", where="fairness", must="fairlearn must be installed")
 
 
 def measure_values(question: Question, groups: Sequence[object]) -> dict[str, float]:

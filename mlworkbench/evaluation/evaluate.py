@@ -18,7 +18,7 @@ from ..core.evidence import Evidence, format_value
 from ..core.jobs import heard_by, listening, report
 from ..core.settings import setting
 from .card import render_card
-from .gates import Gate, Rule, check_gate, check_options, gate_reasons, gate_rules
+from .gates import Gate, Rule, check_gate, check_options, gate_reasons, gate_rules, known_head
 from mlworkbench.evaluation.metrics import (
     METRICS,
     applicable,
@@ -35,8 +35,8 @@ from .outcomes import outcome_frame, predict_outcome
 from .result import Evaluation, metric_findings
 from .rows import Outcome
 from .sections import Case, Section, path_names
-from .tables import row_count
 from ..model.data import check_features, data_sha256
+from ..model.inputs import count_rows
 from ..model.loading import Model, load_model
 from ..statistics.intervals import check_confidence
 from ..statistics.profiles import profile_frame
@@ -186,14 +186,6 @@ def _sections(case: Case, asked: Asked, skip: Sequence[str]) -> Iterator[Section
             yield made
 
 # %% ../../nbs/39_evaluation.evaluate.ipynb #c015
-_MADE_BY = {  # the first word of a path to the analysis that it comes from; a metric's comes from none
-    "slice": "slices", "fairness": "fairness", "importance": "explanation", "shap": "explanation",
-    "robustness": "robustness", "calibration": "calibration", "checks": "checks", "against": "comparison",
-    **dict.fromkeys(("train", "validation", "cross_validation", "learning_curve"), "learning"),
-    **dict.fromkeys(("latency_p50_ms", "latency_p95_ms"), "latency"),
-}
-
-
 def _check_names(rule: Rule, case: Case, asked: Asked) -> None:
     """Refuse a name in brackets that its analysis will not know."""
     from mlworkbench.evaluation.robustness import DAMAGES
@@ -210,8 +202,9 @@ def _check_names(rule: Rule, case: Case, asked: Asked) -> None:
 def _check_made(rules: Sequence[Rule], missing: Mapping[str, str]) -> None:
     """Refuse a rule on an analysis that is not there, with the reason."""
     for rule in rules:
-        if (reason := missing.get(_MADE_BY.get(rule.head, ""))) is not None:
-            raise InputError(problem("gate", f"'{rule}' needs the analysis {_MADE_BY[rule.head]}", reason))
+        analysis = known_head(rule.path).analysis
+        if (reason := missing.get(analysis)) is not None:
+            raise InputError(problem("gate", f"'{rule}' needs the analysis {analysis}", reason))
 
 # %% ../../nbs/39_evaluation.evaluate.ipynb #c016
 def _check_rules(case: Case, asked: Asked, skip: Sequence[str]) -> None:
@@ -230,15 +223,12 @@ def _metrics(case: Case, asked: Asked) -> "pd.DataFrame":
 
     Where the threshold was chosen on these rows, metrics of labels are told without what the choice gained by luck.
     """
-    from mlworkbench.evaluation.thresholds import honest_label_metrics
+    from mlworkbench.evaluation.thresholds import correct_label_metrics
 
     options = {"confidence": case.confidence, "resamples": case.resamples, "seed": case.seed}
     metrics, guess = metric_table(case.outcome, **options), baseline_outcome(case.outcome)
     if asked.costs and case.resamples:
-        told = honest_label_metrics(case.outcome, asked.costs, **options).set_index("metric")
-        metrics = metrics.set_index("metric")
-        metrics.update(told)
-        metrics = metrics.reset_index()
+        metrics = correct_label_metrics(metrics, case.outcome, asked.costs, **options)
     baseline = metric_values(guess) if guess is not None else {}
     return metrics.assign(baseline=[round(baseline.get(name, math.nan), 12) for name in metrics["metric"]])
 
@@ -262,9 +252,6 @@ def _with_threshold(case: Case, asked: Asked) -> tuple[Case, Section | None]:
     if not asked.costs:
         return case, None
     section, outcome = threshold_section(case, asked.costs), case.outcome
-    if not outcome.probable:  # decision scores have no scale that a person could read a threshold on
-        do = "Wrap the model in scikit-learn's CalibratedClassifierCV"
-        raise InputError(problem("costs", "the model must give probabilities", "decision scores", do))
     value = section.findings["threshold"]
     model = replace(case.model, threshold=value, positive=outcome.classes[outcome.positive])
     return replace(case, model=model, outcome=apply_threshold(outcome, value)), section
@@ -368,7 +355,7 @@ def _told(caught: list[warnings.WarningMessage]) -> list[str]:
 def _case(model: Model, X: Any, y: Any, context: "pd.DataFrame | None", asked: Asked, skip: Sequence[str],
           **options: Any) -> Case:
     """Ask the model once, and check all that can be checked before the long part of the work."""
-    report(f"predicting {row_count(X):,} rows")
+    report(f"predicting {count_rows(X):,} rows")
     outcome = predict_outcome(model, X, y, positive=asked.positive)
     if context is not None and len(context) != outcome.rows:
         got = f"{len(context):,} and {outcome.rows:,}"
@@ -388,8 +375,8 @@ def _check_pair(word: str, pair: tuple[Any, Any] | None) -> None:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         must, do = "it must be a pair of rows and answers", f"Give {word}=(X, y)"
         raise InputError(problem(f"evaluate: {word}", must, type(pair).__name__, do))
-    if pair[1] is not None and row_count(pair[0]) != row_count(pair[1]):
-        got = f"{row_count(pair[0]):,} rows and {row_count(pair[1]):,} answers"
+    if pair[1] is not None and count_rows(pair[0]) != count_rows(pair[1]):
+        got = f"{count_rows(pair[0]):,} rows and {count_rows(pair[1]):,} answers"
         raise InputError(problem(f"evaluate: {word}", "each row must have its true answer", got))
 
 

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import InputError, MissingPart, problem
 from ..core.evidence import INK, PALETTE, Evidence, figure_style, figure_svg
 from ..core.jobs import check_cancelled, report
+from ..core.resources import import_extra
 from .figures import draw
 from .metrics import METRICS, main_metric, metric_values
 from .outcomes import predict_outcome
 from .rows import Outcome
 from .sections import Case, Section, finding_path
-from .tables import as_given, column_kind, row_count, sample_case, sampled_note
+from .tables import as_given, column_kind, sample_case, sampled_note
 from ..model.data import check_features
+from ..model.inputs import count_rows
 from ..model.loading import Model
 
 if TYPE_CHECKING:
@@ -210,12 +212,7 @@ def shap_library() -> Any:
     MissingPart
         With the line to type.
     """
-    try:
-        import shap
-    except ImportError:
-        do = 'Type: pip install "mlworkbench[explain]"'
-        raise MissingPart(problem("explanation", "shap must be installed for SHAP values", "none", do)) from None
-    return shap
+    return import_extra("shap", "explain", where="explanation", must="shap must be installed for SHAP values")
 
 
 def shap_values(case: Case, rows: int = _SHAP_ROWS, behind: int = _SHAP_BEHIND) -> "tuple[pd.DataFrame, np.ndarray]":
@@ -228,7 +225,7 @@ def shap_values(case: Case, rows: int = _SHAP_ROWS, behind: int = _SHAP_BEHIND) 
 
     shap = shap_library()
     random = np.random.default_rng(case.seed)
-    chosen = random.permutation(row_count(case.X))[: rows + behind]
+    chosen = random.permutation(count_rows(case.X))[: rows + behind]
     frame = case.frame.iloc[chosen].reset_index(drop=True)
     behind = min(behind, max(1, len(frame) // 3))
     values = [frame[c].array for c in frame.columns]
@@ -329,8 +326,8 @@ def predict_outcome_alone(model: Model, X: Any) -> Outcome:
         return Outcome(model.kind, None, predicted, tuple(labels.tolist()))
     if model.kind in ("multilabel", "multioutput"):
         known = kinds and all(isinstance(c, tuple) for c in kinds)
-        return Outcome(model.kind, None, np.zeros(row_count(X)), kinds if known else ((0, 1),))
-    return Outcome(model.kind, None, np.zeros(row_count(X)))
+        return Outcome(model.kind, None, np.zeros(count_rows(X)), kinds if known else ((0, 1),))
+    return Outcome(model.kind, None, np.zeros(count_rows(X)))
 
 # %% ../../nbs/35_evaluation.explanation.ipynb #c020
 def explanation_section(case: Case) -> Section:
@@ -347,7 +344,7 @@ def explanation_section(case: Case) -> Section:
     report("drawing partial dependence", 0.5)
     drawn = dependence_figure(used, table["column"].tolist())
     pieces += [drawn] if drawn else []
-    facts: dict[str, Any] = {"metric": metric, "importance": table.to_dict("records"), "rows": row_count(used.X)}
+    facts: dict[str, Any] = {"metric": metric, "importance": table.to_dict("records"), "rows": count_rows(used.X)}
     report("explaining single rows", 0.6)
     try:
         frame, values = shap_values(used)

@@ -20,7 +20,8 @@ from .metrics import METRICS, baseline_outcome, metric_values, resample_metrics
 from .outcomes import predict_outcome
 from .rows import Outcome
 from .sections import Case, Section, finding_path
-from .tables import as_given, column_kind, row_count, sample_case, sampled_note
+from .tables import as_given, column_kind, sample_case, sampled_note
+from ..model.inputs import count_rows
 from ..statistics.intervals import percentile_interval
 
 if TYPE_CHECKING:
@@ -386,7 +387,7 @@ def _draw_curves(axes: Any, curves: Sequence[Curve], metric: str) -> None:
 
 def _facts(used: Case, curves: Sequence[Curve], metrics: Sequence[str]) -> dict[str, Any]:
     return {
-        "rows": row_count(used.X), "metric": metrics[0], "metrics": list(metrics),
+        "rows": count_rows(used.X), "metric": metrics[0], "metrics": list(metrics),
         "curves": [
             {
                 "damage": c.damage.name, "unit": c.damage.unit, "mild": c.damage.mild, "refused_at": c.refused,

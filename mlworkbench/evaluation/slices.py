@@ -27,7 +27,8 @@ from mlworkbench.evaluation.segments import (
     losses_of,
     weak_segments,
 )
-from .tables import row_count, sample_case, sampled_note
+from .tables import sample_case, sampled_note
+from ..model.inputs import count_rows
 from ..statistics.intervals import Interval, bootstrap_interval, mean_interval, wilson_interval
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _leaning(columns: "Mapping[str, pd.Series]", outcome: Outcome) -> list[str]:
     import numpy as np
 
     answer = outcome.scores if outcome.scores is not None and outcome.scores.ndim == 2 else outcome.predicted
-    answer = np.asarray(answer, dtype=float).reshape(row_count(answer), -1)
+    answer = np.asarray(answer, dtype=float).reshape(count_rows(answer), -1)
     answer = answer[:, -1] - answer[:, -1].mean()
     strength = {}
     for name, column in columns.items():
@@ -298,7 +299,7 @@ def _evidence(
 ) -> tuple[Evidence, ...]:
     few = f"Segments of fewer than {LEAST} rows are not judged: not enough rows to say."
     if not any(2 * s.rows <= len(losses.values) for s in singles):
-        told = f"No column splits these {row_count(used.X):,} rows into segments of {LEAST} rows or more: not enough rows to say."
+        told = f"No column splits these {len(losses.values):,} rows into segments of {LEAST} or more: not enough rows to say."
         return (Evidence("Segments", text=told),)
     likely = [s for s in pairs if s.p_value < 0.05]  # a pair is shown only where it says more than its columns
     shown = [*weak, *[s for s in _weakest(losses, [*singles, *likely], case.confidence) if all(s is not w for w in weak)]][:10]
@@ -314,7 +315,7 @@ def _facts(
     case: Case, losses: Losses, singles: Sequence[Segment], weak: Sequence[Segment], records: list[dict[str, Any]]
 ) -> dict[str, Any]:
     return {
-        "rows": row_count(case.X), "least_rows": LEAST, "segments_tested": len(singles), "segments": records,
+        "rows": count_rows(case.X), "least_rows": LEAST, "segments_tested": len(singles), "segments": records,
         "weak": [
             {"segment": dict(s.parts), "rows": s.rows, "loss": s.loss, "expected": s.expected, "elsewhere": s.elsewhere,
              "p_value": s.p_value} for s in weak

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InputError, MissingPart, check_known, problem
+from ..core.resources import import_extra
 from .task import TASKS
 
 if TYPE_CHECKING:
@@ -298,13 +299,7 @@ def needed(module: str, extra: str) -> Any:
     MissingPart
         It is not installed.
     """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        if error.name and error.name.split(".")[0] != module.split(".")[0]:
-            raise
-        do = f'Type: pip install "mlworkbench[{extra}]"'
-        raise MissingPart(problem("model", f"the library {module} must be installed for this model", "none", do)) from None
+    return import_extra(module, extra, where="model", must=f"the library {module} must be installed for this model")
 
 
 def read_file(path: Path, read: Callable[[], Any], what: str) -> Any:

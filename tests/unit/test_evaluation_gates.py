@@ -91,7 +91,7 @@ def test_any_name_of_a_column_can_be_asked_for(name):
 
 @pytest.mark.parametrize("head", HEADS)
 def test_the_example_of_each_analysis_is_a_rule(head):
-    assert parse_rule(HEADS[head][2]).path.startswith(head)
+    assert parse_rule(HEADS[head].example).path.startswith(head)
 
 
 def test_a_rule_written_out_reads_back_as_itself():
