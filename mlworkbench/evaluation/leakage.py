@@ -342,7 +342,8 @@ def _judge(frame: "pd.DataFrame", target: "np.ndarray", classes: bool, seed: int
     strong = [name for name in frame.columns if skills[name] >= least]
     others = [name for name in frame.columns if name not in strong]
     following = max((skills[name] for name in others), default=0.0)
-    if not strong or following > NEXT or len(strong) > (2 if len(skills) >= 8 else 1):
+    everything = all(skills[name] >= TELLS_ALL for name in strong)
+    if not strong or (following > NEXT and not everything) or len(strong) > (2 if len(skills) >= 8 else 1):
         return Leaks(skills, leaking=tuple(recoding))
     rest = _rest_skill(frame[others], target, classes, seed)
     leaking = [name for name in strong if (1 - skills[name]) * REST <= 1 - rest]
