@@ -56,6 +56,28 @@ def test_a_value_of_another_type_is_refused_with_the_reason(kind, dtype, value, 
     assert text in problem
 
 
+ANY = [None, 1.5, 2, -0.0, 1e300, float("nan"), float("inf"), 2**53 + 1, -(2**63), 2**63, True, "red", "Red", "", [1], {},
+       "2026-01-31"]
+KINDS = [
+    Column("c", "number", "float64"), Column("c", "number", "float64", nullable=True, minimum=0.0, maximum=2.0),
+    Column("c", "number", "float32", minimum=0.0, maximum=2.0), Column("c", "number", "float32"),
+    Column("c", "integer", "int64", minimum=0, maximum=2), Column("c", "integer", "uint64"), Column("c", "integer", "int8"),
+    Column("c", "string", "object", nullable=True, categories=("red", "2026-01-31")), Column("c", "string", "str"),
+    Column("c", "boolean", "bool"), Column("c", "datetime", "datetime64[us]"), Column("c", "number", "float64", policy="coerce"),
+]
+
+
+@pytest.mark.parametrize("column", KINDS, ids=lambda c: f"{c.dtype} {c.minimum} {c.policy}")
+@pytest.mark.parametrize("extra", ["reject", "drop"])
+def test_a_row_seen_at_a_glance_is_read_as_every_other(column, extra):
+    signature = Signature([column], extra=extra)
+    for row in [{"c": value} for value in ANY] + [{}, {"c": 1.5, "d": 1}]:
+        alone, beside = signature.check([row]), signature.check([row, row])
+        assert repr(alone.columns["c"]) == repr(beside.columns["c"][:1])
+        assert repr(alone.errors) == repr([e for e in beside.errors if e["row"] == 0])
+        assert alone.flags.get(0) == beside.flags.get(0)
+
+
 def test_a_missing_value_is_a_fault_only_where_none_may_be_missing():
     assert problems(Column("c", "number", "float64", nullable=True), None) == []
     assert problems(Column("c", "number", "float64"), None) == ["must not be missing"]
