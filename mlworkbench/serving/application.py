@@ -123,10 +123,8 @@ class Application:
         self.parity = check_parity(self.predictor)
         self.row_s = row_seconds(self.predictor)
         deployment = self.environment.get("MLW_DEPLOYMENT") or None
-        share_folder(self.workers)
-        self.metrics = Metrics(
-            model=self.predictor.tag, deployment=deployment, columns=tuple(self.predictor.signature.names)
-        )
+        self.metrics = Metrics(model=self.predictor.tag, deployment=deployment, folder=share_folder(self.workers),
+                               columns=tuple(self.predictor.signature.names))
         self.log = self._open_log(deployment)
         self.answers = Answers(self.predictor, self.log, self.metrics, self.settings)
         self._prepare_documents(deployment)
