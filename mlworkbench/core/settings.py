@@ -39,6 +39,8 @@ SERVING = {
     "serving.timeout_s": Key(Positive, "seconds after which a request is answered with 504"),
     "serving.log_rotate_mb": Key(Positive, "size at which a segment of the prediction log is closed, in megabytes"),
     "serving.queue": Key(Annotated[int, Ge(1)], "requests that may wait for a slow model before one is told to come back"),
+    "serving.batch_rows": Key(Annotated[int, Ge(1)], "rows of concurrent requests that a model is asked at once; 1: none"),
+    "serving.cache_rows": Key(Annotated[int, Ge(0)], "different rows whose answers a service keeps; 0: none"),
     "serving.log_failure": Key(Literal["refuse", "serve"], "what a service does that cannot write its prediction log"),
     "serving.versions": Key(Literal["strict", "warn"], "what a service does whose libraries differ from its lock"),
     "serving.extra_columns": Key(Literal["reject", "drop"], "what happens to columns that the signature does not know"),

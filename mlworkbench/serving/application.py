@@ -19,7 +19,7 @@ from .integrity import DEFAULTS, MANIFEST, check_bundle, read_json, service_sett
 from .log import NoLog, PredictionLog
 from .metrics import Metrics, share_folder
 from .openapi import build_openapi
-from .predictor import Predictor, proves, row_seconds
+from .predictor import Predictor, measure_cost, proves
 
 # a child of BentoML's logger, so that its server prints our lines among its own
 _logger = logging.getLogger("bentoml.serving")
@@ -121,10 +121,14 @@ class Application:
             _logger.warning("library versions differ: %s", warning)
         self.predictor = Predictor.load(self.folder)
         self.parity = check_parity(self.predictor)
-        self.row_s = row_seconds(self.predictor)
+        self.cost = measure_cost(self.predictor)
+        if self.settings["cache_rows"]:
+            self.predictor.remember(int(self.settings["cache_rows"]))
         deployment = self.environment.get("MLW_DEPLOYMENT") or None
-        self.metrics = Metrics(model=self.predictor.tag, deployment=deployment, folder=share_folder(self.workers),
-                               columns=tuple(self.predictor.signature.names))
+        share_folder(self.workers)
+        self.metrics = Metrics(
+            model=self.predictor.tag, deployment=deployment, columns=tuple(self.predictor.signature.names)
+        )
         self.log = self._open_log(deployment)
         self.answers = Answers(self.predictor, self.log, self.metrics, self.settings)
         self._prepare_documents(deployment)

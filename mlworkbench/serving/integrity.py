@@ -119,6 +119,8 @@ DEFAULTS: dict[str, Any] = {
     "versions": "strict",  # or warn: serve with other library versions, and say so
     "workers": 1,
     "queue": 64,  # requests waiting for the model before new ones are told to come back
+    "batch_rows": 256,  # rows of concurrent requests that the model is asked at once; 1: each request alone
+    "cache_rows": 0,  # different rows whose answers are kept; 0: none
     "log_failure": "refuse",  # or serve: answer although the prediction log cannot be written
 }
 

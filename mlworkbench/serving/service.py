@@ -11,13 +11,14 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from .answers import too_late
+from .answers import Job, too_late
 from .application import Application
+from .batching import InPlace, InThread
 from .errors import ServiceError, did_you_mean
 from .http import Receive, Reply, Request, Send
 
@@ -33,8 +34,9 @@ class Route:
     method
         ``GET`` (which answers ``HEAD`` too) or ``POST``.
     kind
-        ``document``: prepared bytes; ``predict`` and ``feedback``: work on a body; ``health``, ``metrics``;
-        ``bentoml``: passed on to BentoML's own application.
+        ``document``: prepared bytes; one of the answers' ``readers`` (predictions, in one form or another) or ``workers``
+        (other work on a body, such as ``feedback``); ``health``, ``metrics``; ``bentoml``: passed on to BentoML's own
+        application.
     access
         What a caller needs to be allowed: ``predict``, ``feedback``, ``read`` or ``open``.
     early
@@ -80,11 +82,11 @@ def find_route(method: str, path: str) -> Route:
 
 # %% ../../nbs/19_serving.service.ipynb #c008
 QUICK_S = 0.002
-QUICK_BYTES = 16_384
+QUICK_BYTES = 65_536
 
 
 class Workshop:
-    """Runs the application's work, in place or in a thread.
+    """Runs the application's work in a thread.
 
     Parameters
     ----------
@@ -101,7 +103,7 @@ class Workshop:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="predict")
         self._places = threading.BoundedSemaphore(queue + threads)
 
-    async def run(self, work: Callable[..., Reply], *arguments: Any) -> Reply:
+    async def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Run `work` in a thread.
 
         Raises
@@ -135,7 +137,10 @@ class Front:
         settings = application.settings
         self._limit = int(settings["max_body_mb"] * 2**20)
         self._probe = application.environment.get("MLW_PROBE_TOKEN", "").encode()
-        self._shop = Workshop(queue=int(settings["queue"]), timeout_s=float(settings["timeout_s"]))
+        queue, timeout_s, most_rows = int(settings["queue"]), float(settings["timeout_s"]), int(settings["batch_rows"])
+        self._shop = Workshop(queue=queue, timeout_s=timeout_s)
+        self._in_place = InPlace(self._settle, most_rows)
+        self._in_thread = InThread(self._settle, most_rows, queue=queue, timeout_s=timeout_s)
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -174,13 +179,13 @@ class Front:
         except Exception:  # the last stop before the wire: logged whole, answered without a trace
             _logger.exception("request %s failed", request.id)
             refusal = ServiceError(500, "a fault of the service; its log has the details")
-        if route is not None and route.kind == "predict" and self.application.refusal is None:
+        if route is not None and self.application.refusal is None and route.kind in self.application.answers.readers:
             self.application.answers.log_refusal(refusal, request.id, started)
         return Reply.refusal(refusal, request.id)
 
     async def _reply(self, route: Route, request: Request, started: float) -> Reply | None:
         application = self.application
-        if route.kind in ("predict", "feedback"):
+        if route.method == "POST":
             return await self._work(route, request, started)
         if route.kind == "document":
             return application.documents[request.path]
@@ -192,12 +197,18 @@ class Front:
 
     async def _work(self, route: Route, request: Request, started: float) -> Reply:
         answers = self.application.answers
-        request.check_json()
         body = await request.body(self._limit)
-        work = answers.predict_reply if route.kind == "predict" else answers.feedback_reply
-        if self.application.row_s < QUICK_S and len(body) < QUICK_BYTES:
-            return work(body, request.id, started)
-        return await self._shop.run(work, body, request.id, started)
+        if route.kind not in answers.readers:
+            return await self._shop.run(answers.workers[route.kind], body, request, started)
+        if len(body) > QUICK_BYTES:
+            job = await self._shop.run(answers.job, route.kind, body, request, started)
+        else:
+            job = answers.job(route.kind, body, request, started)
+        way = self._in_place if self.application.cost.of(job.rows) < QUICK_S else self._in_thread
+        return await way.run(job)
+
+    def _settle(self, jobs: Sequence[Job]) -> None:
+        self.application.answers.settle(jobs)
 
 # %% ../../nbs/19_serving.service.ipynb #c013
 def calm_collector() -> None:

@@ -15,7 +15,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClas
 
 from mlworkbench.serving.errors import ServiceError
 from mlworkbench.serving.integrity import file_faults, library_faults, service_settings
-from mlworkbench.serving.predictor import Predictor, compare, proves, row_seconds
+from mlworkbench.serving.predictor import Predictor, compare, measure_cost, proves
 from mlworkbench.serving.signature import Column, Signature
 
 NUMBERS = [Column("a", "number", "float64"), Column("b", "number", "float64")]
@@ -217,8 +217,8 @@ def test_settings_have_defaults_and_refuse_another_type(tmp_path):
 
 
 def test_the_time_of_a_row_is_known_when_there_is_one(bundle):
-    assert 0 < row_seconds(Predictor.load(bundle)) < 5
-    assert row_seconds(Predictor(None, Signature(NUMBERS))) == math.inf
+    assert 0 < measure_cost(Predictor.load(bundle)).of(1) < 5
+    assert measure_cost(Predictor(None, Signature(NUMBERS))).of(1) == math.inf
 
 
 def test_the_signature_of_the_demo_flags_nothing_of_its_own_rows():

@@ -19,6 +19,7 @@ from mlworkbench.serving.application import Application
 from mlworkbench.serving.errors import ServiceError
 from mlworkbench.serving.integrity import sha256_file
 from mlworkbench.serving.log import find_record, read_records
+from mlworkbench.serving.predictor import Cost
 from mlworkbench.serving.service import ROUTES, Front, Workshop, find_route
 
 JSON = {"content-type": "application/json"}
@@ -324,7 +325,7 @@ def test_a_full_disk_is_passed_over_where_the_setting_says_so(copy, tmp_path, ro
 
 def test_a_fault_of_ours_is_a_500_without_a_trace(client, rows, monkeypatch):
     monkeypatch.setattr(client.application.predictor.estimator, "predict", lambda X: 1 / len(X) + None, raising=False)
-    monkeypatch.setattr(client.application.predictor, "score", lambda *a: (_ for _ in ()).throw(RuntimeError("secret")))
+    monkeypatch.setattr(client.application.predictor, "answer", lambda *a: (_ for _ in ()).throw(RuntimeError("secret")))
     response = client.predict(rows=rows[:1])
     assert response.status_code == 500 and "secret" not in response.text
     errors(response)
@@ -333,14 +334,14 @@ def test_a_fault_of_ours_is_a_500_without_a_trace(client, rows, monkeypatch):
 def test_a_slow_model_is_a_504_and_not_in_the_log(client, rows, monkeypatch):
     client.application.settings["timeout_s"] = 0.1
     client.front = Front(behind, client.application)
-    client.application.row_s = 1.0
-    real = client.application.predictor.score
+    client.application.cost = Cost(1.0)
+    real = client.application.predictor.answer
 
     def slow(*arguments):
         time.sleep(0.3)
         return real(*arguments)
 
-    monkeypatch.setattr(client.application.predictor, "score", slow)
+    monkeypatch.setattr(client.application.predictor, "answer", slow)
     response = client.predict(rows=rows[:1])
     assert response.status_code == 504 and "within 0.1 s" in errors(response)[0]["problem"]
     time.sleep(0.5)
