@@ -42,6 +42,12 @@ SERVING = {
     "serving.batch_rows": Key(Annotated[int, Ge(1)], "rows of concurrent requests that a model is asked at once; 1: none"),
     "serving.cache_rows": Key(Annotated[int, Ge(0)], "different rows whose answers a service keeps; 0: none"),
     "serving.log_failure": Key(Literal["refuse", "serve"], "what a service does that cannot write its prediction log"),
+    "serving.log_exclude": Key(list[str], "columns that the prediction log leaves out, such as [name, street]"),
+    "serving.log_hash": Key(list[str], "columns that the prediction log holds as keyed hashes only"),
+    "serving.log_retention_days": Key(Annotated[float, Ge(0)], "days after which predictions are deleted; 0: never"),
+    "serving.auth": Key(Literal["on", "off"], "whether a service wants an API key for all but health"),
+    "serving.metrics_access": Key(Literal["key", "open"], "whether /metrics wants an API key as well"),
+    "serving.access_log": Key(Literal["off", "errors", "all"], "which requests a service's own log tells of"),
     "serving.versions": Key(Literal["strict", "warn"], "what a service does whose libraries differ from its lock"),
     "serving.extra_columns": Key(Literal["reject", "drop"], "what happens to columns that the signature does not know"),
 }
@@ -60,6 +66,8 @@ RUNNING = {
     "containers.ca_file": Key(str, "certificate authorities for the build; empty: this machine's, when it names one"),
     "deployment.host": Key(str, "address that a local service listens on"),
     "deployment.timeout_s": Key(Positive, "seconds a service may take to become ready"),
+    "deployment.tls_certificate": Key(str, "file with a local service's certificate (PEM); empty: no TLS"),
+    "deployment.tls_key": Key(str, "file with the private key of that certificate (PEM, without a passphrase)"),
 }
 WATCHING = {
     "monitoring.psi_threshold": Key(Annotated[float, Gt(0)], "population stability index from which a change alarms"),

@@ -125,10 +125,8 @@ class Application:
         if self.settings["cache_rows"]:
             self.predictor.remember(int(self.settings["cache_rows"]))
         deployment = self.environment.get("MLW_DEPLOYMENT") or None
-        share_folder(self.workers)
-        self.metrics = Metrics(
-            model=self.predictor.tag, deployment=deployment, columns=tuple(self.predictor.signature.names)
-        )
+        self.metrics = Metrics(model=self.predictor.tag, deployment=deployment, folder=share_folder(self.workers),
+                               columns=tuple(self.predictor.signature.names))
         self.log = self._open_log(deployment)
         self.answers = Answers(self.predictor, self.log, self.metrics, self.settings)
         self._prepare_documents(deployment)
