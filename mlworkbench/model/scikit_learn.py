@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError, problem
+from .canonical import canonical_skops
 from .families import Family, Model, Told, families, read_file
 from .task import classes_of, task_of
 from .trusted import check_content, trusted_beside, trusted_types
@@ -166,6 +167,7 @@ def save_skops(estimator: Any, path: Path) -> list[str]:
 
     try:
         skops.io.dump(slim(estimator), path)
+        canonical_skops(path)
     except UnsupportedTypeException as error:
         path.unlink(missing_ok=True)
         do = "Save it as .joblib, and load it with trust"

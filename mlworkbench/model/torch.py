@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError, problem
+from .canonical import canonical_torchscript
 from .families import Family, Model, Told, needed, read_file
 from ..serving.networks import TorchRaw
 from ..serving.runtimes import scored
@@ -243,6 +244,7 @@ class Torch(Family):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.jit.save(scripted, str(path), _extra_files={TORCHSCRIPT_MARK: json.dumps(dict(model.about))})
+        canonical_torchscript(path)
         return {"format": "torchscript", **model.about}
 
 
