@@ -298,7 +298,7 @@ def explain_rows(model: Model, rows: Any, background: Any, *, evaluations: int =
     """
     import pandas as pd
 
-    from mlworkbench.serving.explain import shapley_values
+    from mlworkbench.serving.shapley import shapley_values
 
     rows, background = (check_features(model, table, "explain_rows") for table in (rows, background))
     if len(getattr(rows, "shape", ())) != 2:

@@ -11,8 +11,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from mlworkbench.serving.errors import ServiceError
-from mlworkbench.serving.explain import Explainer, shapley_values
+from mlworkbench.serving.explain import Explainer
 from mlworkbench.serving.predictor import Predictor
+from mlworkbench.serving.shapley import shapley_values
 from mlworkbench.serving.signature import Column, Signature
 
 shap = pytest.importorskip("shap")
