@@ -75,7 +75,9 @@ def make_asked(model: str) -> dict[int, list[tuple[list[dict], list[str], list[l
 
 
 def check(service: Running, peer: Any, asked: list, limit: int) -> None:
-    """The first requests must be answered as the pipeline answers; otherwise nothing is timed."""
+    """The first requests must be answered as the pipeline answers, and none without its key; otherwise nothing is timed."""
+    if service.headers and service.ask(json.dumps(peer.body(asked[0][0])), headers={})[0] != 401:
+        raise RuntimeError("a request without its key must be answered with 401")
     for rows, labels, chances in asked[:limit]:
         status, answer = service.ask(json.dumps(peer.body(rows)))
         if status != 200:

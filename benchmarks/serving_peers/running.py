@@ -43,11 +43,12 @@ class Running:
             self.family |= {p.pid: p for p in (top, *top.children(recursive=True))}
         return [p for p in self.family.values() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
-    def ask(self, body: str, timeout_s: float = 60.0) -> tuple[int, Any]:
-        """(status, JSON or text) of one request."""
+    def ask(self, body: str, timeout_s: float = 60.0, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
+        """(status, JSON or text) of one request; `headers` instead of the usual ones."""
+        shown = self.headers if headers is None else headers
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
         with contextlib.closing(connection):
-            connection.request("POST", self.route, body.encode(), {"Content-Type": "application/json", **self.headers})
+            connection.request("POST", self.route, body.encode(), {"Content-Type": "application/json", **shown})
             answer = connection.getresponse()
             content = answer.read()
         try:

@@ -1,5 +1,6 @@
 """What is compared: how each service is made ready, started and asked, as its own documentation says."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 from mlworkbench.bundling.environment import ensure_environment
 from mlworkbench.bundling.lock import read_lock
 from mlworkbench.bundling.parity import free_port, service_command, service_environment
+from mlworkbench.serving.keys import make_key
 
 from . import pipeline
 
@@ -133,6 +135,13 @@ PEERS = (
 # --- this project -----------------------------------------------------------------------------------------------------
 
 
+def make_keys(path: Path, count: int = 10) -> tuple[Path, dict[str, str]]:
+    """A key file with so many keys, and the header that shows one of them."""
+    made = [make_key(["predict", "feedback"], label=f"caller {i}") for i in range(count)]
+    path.write_text(json.dumps({"schema": 1, "keys": [entry for _, entry in made]}), encoding="utf-8")
+    return path, {"Authorization": f"Bearer {made[count // 2][0]}"}
+
+
 class Ours:
     """This project's service: a bundle in the environment of its own lock, with keys, checks and prediction log on."""
 
@@ -152,12 +161,8 @@ class Ours:
         environ = service_environment(python, home=work / "home", log_dir=work / "log", deployment="bench")
         if workers > 1:
             environ["MLW_WORKERS"] = str(workers)
-        return Command(service_command(folder, python, port), folder / "src", environ, self._key(work, environ))
-
-    @staticmethod
-    def _key(work: Path, environ: dict[str, str]) -> dict[str, str]:
-        """The header of a key, where the services of this version know keys."""
-        return {}
+        path, headers = make_keys(work / "keys.json")
+        return Command(service_command(folder, python, port), folder / "src", environ | {"MLW_KEYS_FILE": str(path)}, headers)
 
     def version(self) -> str:
         return metadata.version("mlworkbench")
