@@ -18,6 +18,7 @@ from .errors import ServiceError
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "skops": ("skops",), "joblib": ("joblib",), "cloudpickle": ("cloudpickle",), "callable": (), "xgboost": ("xgboost",),
     "lightgbm": ("lightgbm",), "torchscript": ("torch",), "onnx": ("onnxruntime",), "mlflow": ("mlflow",),
+    "tensors": ("onnxruntime",),
 }
 
 # %% ../../nbs/11_serving.runtimes.ipynb #c008
@@ -180,7 +181,7 @@ def open_joblib(path: Path, about: Mapping[str, Any]) -> Any:
 RUNTIMES: dict[str, str] = {
     "skops": "runtimes:open_skops", "joblib": "runtimes:open_joblib",
     "xgboost": "boosters:open_xgboost", "lightgbm": "boosters:open_lightgbm",
-    "torchscript": "networks:open_torchscript", "onnx": "networks:open_onnx",
+    "torchscript": "networks:open_torchscript", "onnx": "networks:open_onnx", "tensors": "tensors:open_tensors",
     "callable": "foreign:open_callable", "cloudpickle": "foreign:open_cloudpickle", "mlflow": "foreign:open_mlflow",
 }
 
