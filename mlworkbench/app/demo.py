@@ -166,7 +166,6 @@ def run_demo(*, out: str | None = None, keep: bool = True, simulate_drift: bool 
         Where progress and the outcome go.
     """
     from mlworkbench.app.release import check_release, run_release
-    from mlworkbench.deployment.deploy import find_deployment
 
     def traffic(run: Any) -> None:
         with listening(lambda text, fraction: tell("traffic", text)):
@@ -183,7 +182,7 @@ def run_demo(*, out: str | None = None, keep: bool = True, simulate_drift: bool 
             _stop_quietly()
     _say_outcome(done, simulate_drift, say)
     if "deploy" in done.runs and not done.runs["deploy"].exit_code:
-        say(_closing(find_deployment(NAME).url, keep))
+        say(_closing(keep))
     return done.exit_code
 
 
@@ -212,7 +211,12 @@ def _say_outcome(done: Any, simulate_drift: bool, say: Callable[[str], None]) ->
             say(str(run.folder / f"{name}.{suffix}"))
 
 
-def _closing(url: str, keep: bool) -> str:
+def _closing(keep: bool) -> str:
+    from mlworkbench.deployment.deploy import curl_options, find_deployment
+
     if not keep:
         return "\nThe service was stopped."
-    return f"\nTry it:  curl {url}/signature\nEnd it:  mlworkbench stop {NAME}\n\n{url}"
+    deployment = find_deployment(NAME)
+    url, options = deployment.url, curl_options(deployment.details)
+    return (f"\nTry it:       curl {options} {url}/signature\nAnother key:  mlworkbench keys {NAME} add --label yours"
+            f"\nEnd it:       mlworkbench stop {NAME}\n\n{url}")

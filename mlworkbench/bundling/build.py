@@ -245,7 +245,7 @@ def certify(bento: Path, environment: str) -> dict[str, Any]:
     python = ensure_environment(lock) if isolated else Path(sys.executable)
     report("starting the built bundle")
     with start_service(bento, python, timeout_s=setting("deployment.timeout_s")) as service:
-        check = prove(service.url, golden, at_once=settings["max_rows"])
+        check = prove(service.url, golden, at_once=settings["max_rows"], probe=service.probe)
     check_parity(check, "bundle")
     _write_provenance(bento, service.ready_s)
     certificate = {

@@ -34,15 +34,21 @@ class Engine:
     program: str
     version: str
 
-    def run(self, *arguments: str | Path, check: bool = True, quiet: bool = True, timeout_s: float = 120.0) -> Finished:
+    def run(self, *arguments: str | Path, check: bool = True, quiet: bool = True, timeout_s: float = 120.0,
+            secrets: Mapping[str, str] | None = None) -> Finished:
         """Run one of its commands; its failure is told with its last lines.
+
+        Parameters
+        ----------
+        secrets
+            Variables for the command's own environment: what stands among its arguments, everybody on the machine can read.
 
         Raises
         ------
         WorkbenchError
             It failed, and `check` was asked for.
         """
-        environ = {**os.environ, "DOCKER_BUILDKIT": "1", "BUILDKIT_PROGRESS": "plain"}
+        environ = {**os.environ, "DOCKER_BUILDKIT": "1", "BUILDKIT_PROGRESS": "plain", **(secrets or {})}
         command = [self.program, *map(str, arguments)]
         return run_command(command, where="containers", env=environ, check=check, quiet=quiet, timeout_s=timeout_s)
 
@@ -167,8 +173,10 @@ class Container:
 
 
 @contextlib.contextmanager
-def start_container(engine: Engine, image: str, *, port: int = 3000) -> Iterator[Container]:
-    """Run an image within the block, hardened, its `port` on a free loopback port.
+def start_container(
+    engine: Engine, image: str, *, port: int = 3000, environment: Mapping[str, str] | None = None
+) -> Iterator[Container]:
+    """Run an image within the block, hardened, its `port` on a free loopback port, with these variables.
 
     Raises
     ------
@@ -178,7 +186,8 @@ def start_container(engine: Engine, image: str, *, port: int = 3000) -> Iterator
     name = f"mlworkbench-proof-{uuid4().hex[:12]}"
     options = ["--name", name, "--publish", f"127.0.0.1::{port}", "--health-interval", "1s"]
     try:
-        engine.run("run", "--detach", *HARDENED, *options, image)
+        names = [word for name in environment or {} for word in ("--env", name)]
+        engine.run("run", "--detach", *HARDENED, *options, *names, image, secrets=environment)
         address = engine.run("port", name, f"{port}/tcp", check=False).output.strip().splitlines()
         if not address:
             last = engine.run("logs", "--tail", "15", name, check=False).output

@@ -8,6 +8,7 @@ __all__ = ['UNREACHABLE', 'UNKNOWN', 'ASK', 'Image', 'image_tag', 'build_image',
 # %% ../../nbs/52_containers.image.ipynb #c003
 import contextlib
 import re
+import secrets
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -188,9 +189,10 @@ def prove_image(engine: Engine, image: str, bundle: Bundle) -> tuple[dict[str, A
     """
     golden, settings = read_part(Path(bundle.path), "golden.json"), read_part(Path(bundle.path), "service.json")
     report("starting the image, read-only and without capabilities")
-    with start_container(engine, image) as container:
+    probe = secrets.token_hex(16)
+    with start_container(engine, image, environment={"MLW_PROBE_TOKEN": probe}) as container:
         wait_ready(container.url, timeout_s=setting("deployment.timeout_s"), alive=container.alive, output=container.tail)
-        found = prove(container.url, golden, at_once=settings["max_rows"])
+        found = prove(container.url, golden, at_once=settings["max_rows"], probe=probe)
         check_parity(found, "containers")
         return found, _facts(container)
 

@@ -8,8 +8,10 @@ __all__ = ['PART', 'rows_of', 'refusal', 'parts', 'part_size', 'Client', 'label_
 # %% ../../nbs/61_deployment.client.ipynb #c003
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..bundling.parity import pinned
 from ..core.errors import InputError, MissingPart, NotFound, WorkbenchError, problem
 from ..core.jobs import report
 
@@ -43,6 +45,8 @@ def refusal(where: str, status: int, body: Any) -> WorkbenchError:
     told = [_told(f) for f in faults[:3]] or [str(body)[:200]]
     more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
     text = "; ".join(told) + more
+    if status in (401, 403):
+        return InputError(problem(where, "the API key must be good for this", text, "See `mlworkbench keys NAME list`"))
     if status == 503:
         return MissingPart(problem(where, "the service must be ready", text, "Look at its log"))
     if 400 <= status < 500:
@@ -70,16 +74,29 @@ def part_size(model: Mapping[str, Any]) -> int:
 
 # %% ../../nbs/61_deployment.client.ipynb #c015
 class Client:
-    """Speaks to a bundle's service at `url`."""
+    """Speaks to a bundle's service at `url`.
 
-    def __init__(self, url: str, timeout_s: float = 60.0):
+    Parameters
+    ----------
+    timeout_s
+        Seconds until an answer is given up.
+    key
+        An API key; None: the service is asked without.
+    certificate
+        The file of the only certificate that the service may show; None: one that this machine trusts, or no TLS.
+    """
+
+    def __init__(self, url: str, timeout_s: float = 60.0, *, key: str | None = None, certificate: Path | None = None):
         self.url, self.timeout_s = url.rstrip("/"), timeout_s
+        self._key, self._certificate = key, certificate
         self._most = 0  # rows a request; 0: the service was not yet asked
 
     def _http(self) -> "httpx.Client":
         import httpx
 
-        return httpx.Client(base_url=self.url, timeout=self.timeout_s, trust_env=False)
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        verify = pinned(self._certificate)
+        return httpx.Client(base_url=self.url, timeout=self.timeout_s, trust_env=False, headers=headers, verify=verify)
 
     def _send(self, http: "httpx.Client", verb: str, route: str, body: Any = None) -> Any:
         import httpx

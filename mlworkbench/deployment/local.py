@@ -22,7 +22,8 @@ from ..core.errors import GateFailed, WorkbenchError
 from ..core.jobs import report
 from . import supervisor
 from .client import Client
-from .targets import Request, check_port
+from .keys import ensure_keys
+from .targets import Request, certificate_of, check_port
 
 # %% ../../nbs/63_deployment.local.ipynb #c006
 KEPT = 10
@@ -49,9 +50,10 @@ def service_spec(request: Request, revision: Path, port: int) -> supervisor.Spec
     source = request.bundle / SOURCE
     isolated = request.environment == "isolated"
     python = ensure_environment(source / "requirements.lock") if isolated else Path(sys.executable)
-    command = service_command(request.bundle, python, port, request.host)
+    command = service_command(request.bundle, python, port, request.host, request.tls)
     environment = service_environment(python, home=revision / "bentoml", log_dir=request.folder / "log",
-                                      deployment=request.name, probe=secrets.token_hex(16))
+                                      deployment=request.name, probe=secrets.token_hex(16),
+                                      keys_file=ensure_keys(request.folder))
     return supervisor.Spec(tuple(command), str(source), environment | {"MLW_WORKERS": str(request.workers)})
 
 
@@ -63,20 +65,20 @@ def start_and_prove(request: Request, revision: Path, port: int) -> dict[str, An
     GateFailed
         It ended, was not ready in time, or answers other than the notebook did; nothing of it runs then.
     """
-    url = f"http://{request.host}:{port}"
+    url = request.url(port)
     settings, spec = read_part(request.bundle, "service.json"), service_spec(request, revision, port)
     with _or_stopped(revision):
         supervisor.launch(revision, spec)
         report(f"waiting for {request.tag} to be ready on port {port}")
-        _wait(url, revision, request.timeout_s)
+        _wait(url, revision, request)
         report("replaying the golden rows")
         check = prove(url, read_part(request.bundle, "golden.json"), at_once=settings["max_rows"],
-                      probe=spec.environment["MLW_PROBE_TOKEN"])
+                      probe=spec.environment["MLW_PROBE_TOKEN"], certificate=request.certificate)
         check_parity(check, "deploy")
         return check
 
 # %% ../../nbs/63_deployment.local.ipynb #c010
-def _wait(url: str, revision: Path, timeout_s: float) -> None:
+def _wait(url: str, revision: Path, request: Request) -> None:
     def alive() -> bool:
         state = supervisor.read_state(revision)
         return state.phase in ("starting", "running") and state.restarts == 0
@@ -85,7 +87,7 @@ def _wait(url: str, revision: Path, timeout_s: float) -> None:
         return "\n".join(supervisor.tail(revision / "service.log", 15))
 
     try:
-        wait_ready(url, timeout_s=timeout_s, alive=alive, output=output)
+        wait_ready(url, timeout_s=request.timeout_s, alive=alive, output=output, certificate=request.certificate)
     except WorkbenchError as error:
         if error.exit_code != WorkbenchError.exit_code:
             raise
@@ -118,14 +120,14 @@ class LocalTarget:
         try:
             check = start_and_prove(request, revision, free_port(request.host) if same else port)
             if same:
-                check = self._swap(request, revision, former, port)
+                check = self._swap(request, revision, former, current)
         except BaseException:
             shutil.rmtree(revision, ignore_errors=True)
             raise
         if former is not None and not same:
             supervisor.stop(former)
-        url = f"http://{request.host}:{port}"
-        return {"url": url, "port": port, "revision": int(revision.name), "path": str(revision), "check": check}
+        return {"url": request.url(port), "port": port, "revision": int(revision.name), "path": str(revision),
+                "check": check, "certificate": str(request.certificate or "")}
 
     def _former(self, request: Request, current: Mapping[str, Any] | None) -> Path | None:
         """The running revision, if any; others that a killed deployment left running are ended."""
@@ -135,14 +137,15 @@ class LocalTarget:
                 supervisor.stop(revision)
         return former if former and supervisor.service_processes(former) else None
 
-    def _swap(self, request: Request, revision: Path, former: Path, port: int) -> dict[str, Any]:
+    def _swap(self, request: Request, revision: Path, former: Path, current: Mapping[str, Any]) -> dict[str, Any]:
+        port = current["port"]
         supervisor.stop(revision)
         report(f"taking over port {port}")
         supervisor.stop(former)
         try:
             return start_and_prove(request, revision, port)
         except BaseException:
-            _revive(former, f"http://{request.host}:{port}", request.timeout_s)
+            _revive(former, current, request.timeout_s)
             raise
 
     def status(self, made: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,7 +154,7 @@ class LocalTarget:
         state = supervisor.read_state(revision)
         running = supervisor.service_processes(revision)
         word = _state_word(state, supervisor.supervisor_process(revision) is not None, bool(running))
-        if word == "running" and not Client(made["url"], timeout_s=5).ready():
+        if word == "running" and not Client(made["url"], timeout_s=5, certificate=certificate_of(made)).ready():
             word = "not ready"
         known = {"restarts": state.restarts, "reason": state.reason, "since": state.since} if state else {}
         return {"state": word, "processes": len(running), **known}
@@ -165,11 +168,12 @@ class LocalTarget:
         supervisor.stop(Path(made["path"]))
 
 # %% ../../nbs/63_deployment.local.ipynb #c013
-def _revive(revision: Path, url: str, timeout_s: float) -> None:
+def _revive(revision: Path, made: Mapping[str, Any], timeout_s: float) -> None:
     """Start a revision again as it was, and give it time to answer."""
     supervisor.launch(revision, supervisor.read_spec(revision))
+    client = Client(made["url"], timeout_s=5, certificate=certificate_of(made))
     end = time.monotonic() + timeout_s
-    while time.monotonic() < end and not Client(url, timeout_s=5).ready():  # no report: this runs after a Cancel too
+    while time.monotonic() < end and not client.ready():  # no report: this runs after a Cancel too
         time.sleep(0.2)
 
 

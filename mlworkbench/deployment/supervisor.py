@@ -59,6 +59,8 @@ MARKER = "MLW_SUPERVISED_BY"
 def write_json(path: Path, value: object) -> Path:
     """Write `value` to `path` in one step."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.touch(mode=0o600)  # a service's environment may hold what is only its own
     temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, path)
     return path

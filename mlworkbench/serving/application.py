@@ -16,10 +16,12 @@ from .answers import Answers
 from .errors import ServiceError
 from .http import Reply
 from .integrity import DEFAULTS, MANIFEST, check_bundle, read_json, service_settings, sha256_file
+from .keys import Keys
 from .log import NoLog, PredictionLog
 from .metrics import Metrics, share_folder
 from .openapi import build_openapi
 from .predictor import Predictor, measure_cost, proves
+from .privacy import Keeper, make_veil, segment_age
 
 # a child of BentoML's logger, so that its server prints our lines among its own
 _logger = logging.getLogger("bentoml.serving")
@@ -82,7 +84,8 @@ class Application:
         The bundle's folder.
     environment
         ``MLW_LOG_DIR`` (where to keep the prediction log), ``MLW_DEPLOYMENT`` (its name), ``MLW_WORKERS``,
-        ``MLW_PROBE_TOKEN`` (known to the launcher alone: its golden rows are no traffic).
+        ``MLW_PROBE_TOKEN`` (known to the launcher alone: its golden rows are no traffic); ``MLW_AUTH``,
+        ``MLW_KEYS_FILE`` and ``MLW_API_KEY`` say who is let in (15, keys); ``MLW_LOG_SALT`` (14, privacy).
     """
 
     def __init__(self, folder: str | Path, environment: Mapping[str, str] | None = None):
@@ -119,6 +122,9 @@ class Application:
         self.warnings = check_bundle(self.folder, self.settings["versions"])
         for warning in self.warnings:
             _logger.warning("library versions differ: %s", warning)
+        self.keys = Keys(self.environment, auth=self.settings["auth"])
+        if not self.keys.on:
+            _logger.warning("no API key is asked for: whoever reaches this service may use it (auth is off)")
         self.predictor = Predictor.load(self.folder)
         self.parity = check_parity(self.predictor)
         self.cost = measure_cost(self.predictor)
@@ -132,15 +138,18 @@ class Application:
         self._prepare_documents(deployment)
 
     def _open_log(self, deployment: str | None) -> PredictionLog | NoLog:
-        folder = self.environment.get("MLW_LOG_DIR")
+        folder, days = self.environment.get("MLW_LOG_DIR"), float(self.settings["log_retention_days"])
+        veil = make_veil(self.settings, self.predictor.signature.names, folder, self.environment)
         if not folder:
             return NoLog()
         try:
-            return PredictionLog(
-                folder, model=self.predictor.tag, deployment=deployment, rotate_mb=self.settings["log_rotate_mb"]
-            )
+            log = PredictionLog(folder, model=self.predictor.tag, deployment=deployment, veil=veil,
+                                rotate_mb=self.settings["log_rotate_mb"], rotate_s=segment_age(days))
         except OSError as error:
             raise ServiceError(503, f"the prediction log's folder must be writable ({error.strerror})") from None
+        if days:
+            self.keeper = Keeper(log, days)
+        return log
 
     def check_ready(self) -> None:
         """Return when the application answers.
@@ -158,8 +167,9 @@ class Application:
         """The answers that never change, as bytes."""
         predictor = self.predictor
         limits = {k: self.settings[k] for k in ("max_rows", "max_body_mb", "timeout_s")}
+        private = {k: self.settings[k] for k in ("log_exclude", "log_hash", "log_retention_days")}
         started = {"deployment": deployment, "logged": self.log.keeps, "limits": limits, "warnings": self.warnings,
-                   "parity_at_start": self.parity}
+                   "parity_at_start": self.parity, "auth": "on" if self.keys.on else "off", **private}
         openapi = build_openapi(
             predictor.signature, name=predictor.name, version=predictor.version, settings=self.settings,
             golden=predictor.golden,

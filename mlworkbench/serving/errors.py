@@ -44,7 +44,7 @@ class ServiceError(Exception):
     Parameters
     ----------
     status
-        The HTTP status: 400, 401, 404, 405, 413, 415, 500, 503 or 504.
+        The HTTP status: 400, 401, 403, 404, 405, 408, 413, 415, 431, 500, 503 or 504.
     problem
         What must hold, in a sentence; or the list of faults, each made by `fault`.
     got

@@ -38,6 +38,7 @@ def read_salt(log_folder: str | Path, environment: Mapping[str, str] | None = No
     with contextlib.suppress(OSError):
         return _made(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(file, "w") as out:
@@ -111,13 +112,16 @@ class ColumnVeil:
         return {**error, "problem": error["problem"].split(" (")[0], "got": None}
 
 
-def make_veil(settings: Mapping[str, Any], known: Iterable[str], log_folder: str | Path,
+def make_veil(settings: Mapping[str, Any], known: Iterable[str], log_folder: str | Path | None,
               environment: Mapping[str, str] | None = None) -> ColumnVeil | None:
-    """The veil that ``log_exclude`` and ``log_hash`` of the settings ask for; None when they name nothing."""
+    """The veil that ``log_exclude`` and ``log_hash`` of the settings ask for; None when they name nothing.
+
+    Without a `log_folder` there is nothing to hide, and the names are checked all the same.
+    """
     exclude, hash_ = settings["log_exclude"], settings["log_hash"]
     if not exclude and not hash_:
         return None
-    salt = read_salt(log_folder, environment) if hash_ else b""
+    salt = read_salt(log_folder, environment) if hash_ and log_folder else b""
     return ColumnVeil(exclude=exclude, hash_=hash_, salt=salt, known=known)
 
 # %% ../../nbs/14_serving.privacy.ipynb #c014

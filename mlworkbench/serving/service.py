@@ -7,6 +7,7 @@ __all__ = ['ROUTES', 'QUICK_S', 'QUICK_BYTES', 'Route', 'find_route', 'Workshop'
 
 # %% ../../nbs/19_serving.service.ipynb #c003
 import asyncio
+import contextvars
 import gc
 import logging
 import threading
@@ -20,7 +21,9 @@ from .answers import Job, too_late
 from .application import Application
 from .batching import InPlace, InThread
 from .errors import ServiceError, did_you_mean
-from .http import Receive, Reply, Request, Send
+from .http import Patience, Receive, Reply, Request, Send
+from .keys import Denied
+from .records import REQUEST_ID, log_request
 
 _logger = logging.getLogger("bentoml.serving")
 
@@ -113,7 +116,7 @@ class Workshop:
         """
         if not self._places.acquire(blocking=False):
             raise ServiceError(503, "the queue is full: too many requests wait for the model", retry_after_s=1)
-        future = self._pool.submit(work, *arguments)
+        future = self._pool.submit(contextvars.copy_context().run, work, *arguments)  # its lines have the request's id
         future.add_done_callback(lambda _: self._places.release())
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), self.timeout_s)
@@ -137,17 +140,23 @@ class Front:
         settings = application.settings
         self._limit = int(settings["max_body_mb"] * 2**20)
         self._probe = application.environment.get("MLW_PROBE_TOKEN", "").encode()
+        self._patience, self._access_log = Patience(float(settings["timeout_s"])), settings["access_log"]
+        self._open = {"/metrics"} if settings["metrics_access"] == "open" else set()
         queue, timeout_s, most_rows = int(settings["queue"]), float(settings["timeout_s"]), int(settings["batch_rows"])
         self._shop = Workshop(queue=queue, timeout_s=timeout_s)
         self._in_place = InPlace(self._settle, most_rows)
         self._in_thread = InThread(self._settle, most_rows, queue=queue, timeout_s=timeout_s)
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":  # we speak none, and what lies behind asks for no key
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
         request = Request(scope, receive, self._probe)
+        REQUEST_ID.set(request.id)
         application = self.application
         counted = application.refusal is None
         if counted:
@@ -163,8 +172,9 @@ class Front:
                 await reply.send(send, request)
         finally:
             if counted:
-                path = request.path if request.path in ROUTES else "other"
-                application.metrics.ended(path, status, time.perf_counter() - started)
+                seconds, path = time.perf_counter() - started, request.path if request.path in ROUTES else "other"
+                application.metrics.ended(path, status, seconds)
+                log_request(self._access_log, request.method, request.path, status, seconds, key=request.key)
 
     async def _answer(self, request: Request, started: float) -> Reply | None:
         """The reply, whatever happens; None: it is BentoML's to answer."""
@@ -173,7 +183,12 @@ class Front:
             route = find_route(request.method, request.path)
             if not route.early:
                 self.application.check_ready()
+                access = "open" if request.path in self._open else route.access
+                request.key = self.application.keys.check(request.headers, access)
             return await self._reply(route, request, started)
+        except Denied as error:
+            self.application.metrics.denied(error.reason)
+            return Reply.refusal(error, request.id)
         except ServiceError as error:
             refusal = error
         except Exception:  # the last stop before the wire: logged whole, answered without a trace
@@ -197,7 +212,7 @@ class Front:
 
     async def _work(self, route: Route, request: Request, started: float) -> Reply:
         answers = self.application.answers
-        body = await request.body(self._limit)
+        body = await request.body(self._limit, self._patience)
         if route.kind not in answers.readers:
             return await self._shop.run(answers.workers[route.kind], body, request, started)
         if len(body) > QUICK_BYTES:

@@ -55,12 +55,14 @@ def home(tmp_path_factory):
 def demo(home):
     done = home.call("demo", "--out", str(home.folder / "out"))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return SimpleNamespace(output=done.stdout, url=done.stdout.strip().splitlines()[-1], out=home.folder / "out")
+    key = (home.folder / "workspace" / "deployments" / "census-employment" / "key").read_text().strip()
+    return SimpleNamespace(output=done.stdout, url=done.stdout.strip().splitlines()[-1], out=home.folder / "out", key=key)
 
 
-def get(url: str, body: dict | None = None) -> tuple[int, dict]:
+def get(url: str, key: str = "", body: dict | None = None) -> tuple[int, dict]:
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    request = urllib.request.Request(url, data, headers)
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
             text = answer.read().decode()
@@ -82,14 +84,30 @@ def test_the_demo_prints_the_url_and_five_notebooks_with_page_and_record(demo):
 
 def test_the_service_of_the_demo_answers(demo):
     assert get(f"{demo.url}/healthz")[0] == 200
-    status, signature = get(f"{demo.url}/signature")
+    assert get(f"{demo.url}/signature")[0] == 401
+    status, signature = get(f"{demo.url}/signature", demo.key)
     assert status == 200 and "education" in [c["name"] for c in signature["columns"]]
     row = {c["name"]: None if c["nullable"] else (c["categories"] or [c["minimum"]])[0] for c in signature["columns"]}
-    status, answer = get(f"{demo.url}/predict", {"rows": [row, row]})
+    status, answer = get(f"{demo.url}/predict", demo.key, {"rows": [row, row]})
     assert status == 200 and len(answer["predictions"]) == len(answer["prediction_ids"]) == 2
     assert answer["model"].startswith("census-employment:")
-    status, refusal = get(f"{demo.url}/predict", {"rows": [{**row, "eduction": 3}]})
+    status, refusal = get(f"{demo.url}/predict", demo.key, {"rows": [{**row, "eduction": 3}]})
     assert status == 400 and refusal["errors"][0]["column"] == "eduction"
+
+
+def test_the_line_that_the_demo_prints_to_try_it_works_as_it_stands(home, demo, need):
+    need("curl", "Install curl.")
+    line = next(line for line in demo.output.splitlines() if line.startswith("Try it:")).removeprefix("Try it:")
+    done = subprocess.run(["sh", "-c", line], cwd=home.here, capture_output=True, text=True, timeout=60)
+    assert "education" in [column["name"] for column in json.loads(done.stdout)["columns"]], done.stderr
+
+
+def test_the_workbench_s_own_key_stands_in_its_file_and_nowhere_else(home, demo):
+    own = home.folder / "workspace" / "deployments" / "census-employment" / "key"
+    assert own.stat().st_mode & 0o777 == 0o600 and demo.key not in demo.output
+    for path in (*demo.out.rglob("*"), *(home.folder / "workspace").rglob("*"), *home.here.rglob("*")):
+        if path.is_file() and not path.is_symlink() and path != own:
+            assert demo.key.encode() not in path.read_bytes(), path
 
 
 def test_the_environment_that_serves_carries_no_notebook_baggage(home, demo):

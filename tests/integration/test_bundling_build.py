@@ -94,10 +94,11 @@ def test_nothing_of_notebooks_is_in_the_environment_that_serves_the_bundle_and_a
     told = subprocess.run([python, "-P", "-c", code], capture_output=True, text=True, check=True, env={}, cwd="/")
     assert told.stdout.strip() == "[]"
     with start_service(Path(built_bundle.path), python) as service:
+        allowed = {"X-Probe-Token": service.probe}
         for route in ("/", "/signature", "/model", "/docs.json", "/schema.json", "/healthz", "/livez", "/readyz", "/metrics"):
-            assert ask("GET", service.url + route)[0] == 200, route
+            assert ask("GET", service.url + route, headers=allowed)[0] == 200, route
         golden = json.loads((Path(built_bundle.path) / "src" / "golden.json").read_text())
-        status, answer = ask("POST", service.url + "/predict", {"rows": golden["rows"][:3]})
+        status, answer = ask("POST", service.url + "/predict", {"rows": golden["rows"][:3]}, headers=allowed)
         assert (status, answer["predictions"]) == (200, golden["predictions"][:3])
         serving = psutil.Process(service.process.pid)
         for process in (serving, *serving.children(recursive=True)):

@@ -24,6 +24,7 @@ from mlworkbench.core.jobs import Job
 from mlworkbench.core.workspace import workspace
 from mlworkbench.deployment import supervisor
 from mlworkbench.deployment.deploy import deploy, deployments, find_deployment, stop_deployment
+from mlworkbench.deployment.keys import own_key
 from mlworkbench.deployment.local import revisions
 from mlworkbench.deployment.targets import check_port
 from mlworkbench.monitoring.monitor import monitor
@@ -200,7 +201,8 @@ def test_a_service_that_takes_fewer_rows_than_there_are_golden_ones_is_proved_an
     golden = len(json.loads((Path(bundles[0]) / SOURCE / "golden.json").read_text())["rows"])
     assert served.details["made"]["check"]["rows"] == golden > 5 and len(served.predict(rows.head(12))) == 12
     url, row = served.url, json.loads(rows.head(1).to_json(orient="records"))
-    sent = httpx.post(f"{url}/predict", json={"rows": row}, headers={"X-Request-Id": "golden-0"}, trust_env=False)
+    headers = {"X-Request-Id": "golden-0", "X-Api-Key": own_key(Path(served.details["folder"]))}
+    sent = httpx.post(f"{url}/predict", json={"rows": row}, headers=headers, trust_env=False)
     assert sent.status_code == 200 and monitor(served).volume.rows == 13  # the golden rows are none, the caller's is one
     served.stop()
 
