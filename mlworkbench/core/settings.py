@@ -59,6 +59,10 @@ MODEL = {
                                 "environment made from its lock, or this one"),
     "bundling.tolerance": Key(Annotated[float, Ge(0)], "largest difference of a number that still counts as equal"),
     "bundling.golden_rows": Key(Annotated[int, Ge(8), Le(10_000)], "golden rows to synthesise for a bundle"),
+    "bundling.optimise": Key(Literal["auto", "off", "required"], "whether a bundle serves a converted model that gives the same "
+                             "answers faster: where there is one, never, or else nothing is built"),
+    "bundling.sign_key": Key(str, "file of a private Ed25519 key that signs bundles; empty: they are not signed"),
+    "bundling.verify_key": Key(str, "file of the public key that must have signed a bundle before it is shipped; empty: none"),
 }
 RUNNING = {
     "containers.engine": Key(Literal["docker"], "the container engine"),
