@@ -102,6 +102,15 @@ class Application:
         except (ServiceError, ValueError) as error:  # refused by `start`; the server still needs a name and workers
             self.settings, self._fault, self.workers = dict(DEFAULTS), str(error), 1
 
+    @property
+    def named(self) -> dict[str, str]:
+        """What every line of the service's own log says of it: name, version, deployment."""
+        try:
+            version = str(read_json(self.folder / MANIFEST).get("version", ""))
+        except (ServiceError, AttributeError):  # refused by `start`
+            version = ""
+        return {"name": self.settings["name"], "version": version, "deployment": self.environment.get("MLW_DEPLOYMENT", "")}
+
     def start(self) -> "Application":
         """Load and prove the bundle; afterwards it answers, or refuses with the reason. Never raises."""
         try:

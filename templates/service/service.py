@@ -13,9 +13,11 @@ from typing import Any
 import bentoml
 
 from serving.application import Application
+from serving.records import write_records
 from serving.service import Front, calm_collector
 
 application = Application(Path(__file__).resolve().parent)
+write_records(**application.named)  # where a server's logging is set up; nothing elsewhere
 
 
 @bentoml.service(
