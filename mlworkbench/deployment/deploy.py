@@ -27,6 +27,7 @@ from ..core.workspace import Artifact, safe_name, workspace
 from .client import Client
 from .keys import own_key, own_key_file
 from .targets import Request, Target, certificate_of, check_tls, find_target
+from ..serving.privacy import drop_old, forget
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,6 +81,14 @@ class Deployment(Result):
     def feedback(self, labels: "pd.DataFrame | Mapping[str, Any] | Iterable[Mapping[str, Any]]") -> dict[str, Any]:
         """Tell the service what was true: see `mlworkbench.deployment.client.Client.feedback`."""
         return self.client().feedback(labels)
+
+    def forget(self, prediction_ids: Iterable[str]) -> list[str]:
+        """Blank predictions and their labels in the prediction log; returns the ids that it does not hold."""
+        return forget(self.log_folder, prediction_ids)
+
+    def forget_older(self, days: float) -> list[Path]:
+        """Delete the segments of the log whose last record is older; those that are being written stay."""
+        return drop_old(self.log_folder, days)
 
     def logs(self, lines: int = 40) -> str:
         """The last lines that the service wrote."""
