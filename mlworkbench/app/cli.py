@@ -249,7 +249,8 @@ def keys(name: str, action: str, key_id: str | None, scopes: tuple[str, ...], la
 @cli.command()
 @click.argument("name")
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@click.option("--older-than", type=click.FloatRange(min=0, min_open=True), metavar="DAYS", help="Delete the log's segments whose last record is older.")
+@click.option("--older-than", type=click.FloatRange(min=0, min_open=True), metavar="DAYS",
+              help="Delete the log's segments whose last record is older.")
 def forget(name: str, ids: tuple[str, ...], older_than: float | None) -> int:
     """Blank predictions (and their labels) in a deployment's log, by their IDs; or delete what is old."""
     from mlworkbench.deployment.deploy import find_deployment
