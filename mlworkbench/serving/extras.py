@@ -45,9 +45,10 @@ class Extras:
         """Try each on rows in the model's form, and forget what raises one of `faults` or is no short list of numbers a row."""
         for name in self.names:
             try:
-                found = self.ask(name, data)
+                found = self.ask(name, data) if rows else []
             except faults:
                 found = []
             flat = [item for row in found for item in (row if isinstance(row, list) else [row])]
-            if len(found) != rows or len(flat) > _WIDEST * rows or not all(type(item) in (int, float) for item in flat):
+            plain = all(item is None or type(item) in (int, float) for item in flat)
+            if not rows or len(found) != rows or len(flat) > _WIDEST * rows or not plain:
                 del self._methods[name]
