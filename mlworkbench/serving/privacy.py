@@ -60,7 +60,7 @@ def hashed(value: Any, salt: bytes) -> str | None:
     """24 hex digits that stand for a value; None for None."""
     if value is None:
         return None
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         value = int(value)
     data = orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS, default=str)
     return hashlib.blake2b(data, key=salt[:64], digest_size=12).hexdigest()
