@@ -177,7 +177,7 @@ def write_text(families: Sequence[Family], samples: Mapping[str, Sequence[tuple[
 def _histogram(family: Family, labels: dict[str, str], numbers: Sequence[float]) -> list[str]:
     *buckets, sum_ = numbers
     heights = list(accumulate(buckets))
-    edges = [*map(str, family.edges), "+Inf"]
+    edges = [*(str(float(edge)) for edge in family.edges), "+Inf"]
     lines = [f"{series(f'{family.name}_bucket', labels | {'le': e})} {h!r}" for e, h in zip(edges, heights, strict=True)]
     return [*lines, f"{series(f'{family.name}_count', labels)} {heights[-1]!r}",
             f"{series(f'{family.name}_sum', labels)} {sum_!r}"]
