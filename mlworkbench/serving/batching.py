@@ -19,6 +19,7 @@ from .errors import ServiceError
 
 # %% ../../nbs/17_serving.batching.ipynb #c006
 _PATIENCE = 32  # turns with one job alone after which the crowd is over
+_EVERY = 16  # jobs settled at once of which one looks whether it was alone: looking costs a call of the event loop
 
 
 class InPlace:
@@ -35,7 +36,7 @@ class InPlace:
     def __init__(self, settle: Callable[[Sequence[Job]], None], most_rows: int):
         self._settle, self._most_rows = settle, most_rows
         self._gathered: list[tuple[Job, asyncio.Future]] = []
-        self._rows = self._crowd = 0
+        self._rows = self._crowd = self._settled = 0
         self._busy = False  # a job was settled in this turn of the loop
 
     async def run(self, job: Job) -> Any:
@@ -43,8 +44,10 @@ class InPlace:
         if self._most_rows > 1 and (self._crowd or self._busy):
             await self._gather(job)
             return job.result()
-        self._busy = True
-        asyncio.get_running_loop().call_soon(self._turned)
+        if self._settled % _EVERY == 0 and self._most_rows > 1:
+            self._busy = True
+            asyncio.get_running_loop().call_soon(self._turned)
+        self._settled += 1
         self._settle([job])
         return job.result()
 

@@ -14,14 +14,18 @@ from typing import Any
 from .signature import Signature
 
 # %% ../../nbs/11_serving.methods.ipynb #c006
+_FEW = 16  # numbers up to which Python is quicker than NumPy
+
+
 def plain_list(values: Any) -> list[Any]:
     """An array of predictions as nested lists of JSON values; NaN, infinities and missing values become None."""
     import numpy as np
 
     array = np.asarray(values)
     if array.dtype.kind == "f":
-        if np.isfinite(array).all():
-            return array.tolist()
+        listed = array.tolist()
+        if all(map(math.isfinite, array.flat)) if array.size <= _FEW else np.isfinite(array).all():
+            return listed
         return np.where(np.isfinite(array), array.astype(object), None).tolist()
     if array.dtype.kind == "M":
         return np.where(np.isnat(array), None, np.datetime_as_string(array).astype(object)).tolist()
@@ -191,15 +195,17 @@ class Asker:
 
     def columns(self, columns: dict[str, list[Any]], rows: int) -> dict[str, list[Any]]:
         """The same from cleaned columns, of a model that takes these as they are: no frame is built."""
-        found, answers = self.direct(columns, rows), {}
-        scores = found.get("probabilities", found.get("decision"))
-        if "probabilities" in found:
-            answers["probabilities"] = stacked(scores, self._labels)
-        elif scores is not None:
+        found = self.direct(columns, rows)
+        answers: dict[str, list[Any]] = {}
+        if (scores := found.get("probabilities")) is not None:
+            answers["probabilities"] = stacked(scores, True) if self._labels else plain_list(scores)
+        elif (scores := found.get("decision")) is not None:
             answers["decision"] = plain_list(scores)
         if self.threshold is not None and scores is not None:
-            return {"predictions": _cut(scores, self.signature.classes, self.threshold), **answers}
-        return {"predictions": self._write(found["predictions"], rows), **answers}
+            answers["predictions"] = _cut(scores, self.signature.classes, self.threshold)
+        else:
+            answers["predictions"] = self._write(found["predictions"], rows)
+        return answers
 
 # %% ../../nbs/11_serving.methods.ipynb #c021
 def _cut(scores: Any, classes: tuple[Any, ...], threshold: Mapping[str, Any]) -> list[Any]:
