@@ -23,7 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from mlworkbench.serving.integrity import installed_version, sha256_file
+from mlworkbench.serving.integrity import SCHEMA, content_sha256, installed_version, sha256_file
 from mlworkbench.serving.signature import Column, Signature
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,7 +80,7 @@ def write_bundle(folder: Path, model: BaseEstimator, signature: Signature, X: pd
         golden |= {"classes": list(signature.classes), "probabilities": model.predict_proba(X).tolist()}
     write_json(folder / "golden.json", golden)
     write_json(folder / "signature.json", signature.to_dict())
-    write_json(folder / "service.json", {"schema": 1, "name": "census", **settings})
+    write_json(folder / "service.json", {"schema": 1, "name": "census", "auth": "off", **settings})
     return write_manifest(folder)
 
 
@@ -96,8 +96,9 @@ def write_manifest(folder: Path, **changes: object) -> Path:
     about = {"file": "model/model.skops", "format": "skops", "type": "sklearn.pipeline.Pipeline", "trusted": trusted}
     libraries = {name: installed_version(name) for name in ("numpy", "pandas", "scikit-learn", "scipy", "skops")}
     files = {p.relative_to(folder).as_posix(): sha256_file(p) for p in paths}
-    manifest = {"schema": 1, "name": "census", "version": "0123456789abcdef", "model": about, "files": files}
-    write_json(folder / "manifest.json", {**manifest, "libraries": libraries, **changes})
+    manifest = {"schema": SCHEMA, "name": "census", "version": "0123456789abcdef", "model": about, "files": files}
+    manifest |= {"libraries": libraries, "python": "3.11", **changes}
+    write_json(folder / "manifest.json", manifest | {"content_sha256": content_sha256(manifest)})
     return folder
 
 

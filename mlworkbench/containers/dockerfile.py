@@ -32,7 +32,7 @@ def image_labels(bundle: Bundle) -> dict[str, str]:
         f"{OCI}.description": f"A {manifest['model']['task']} model and its service",
         f"{OURS}.bundle": bundle.tag, f"{OURS}.bundle.sha256": bundle.sha256,
         f"{OURS}.content.sha256": manifest["content_sha256"],
-        f"{OURS}.model.sha256": manifest["model"]["sha256"],
+        f"{OURS}.model.sha256": manifest["original"]["sha256"],
         f"{OURS}.evaluation.sha256": manifest["files"].get("evaluation.json", ""),
     }
     return {key: value for key, value in labels.items() if value}

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from ..bundling.build import Bundle, bundle_path, load_bundle
 from ..bundling.parity import check_parity, prove, wait_ready
 from ..bundling.verify import read_part
-from .dockerfile import base_image_of, render_dockerfile
+from .dockerfile import OURS, base_image_of, render_dockerfile
 from .engine import Container, Engine, build_options, find_engine, start_container
 from ..core.errors import GateFailed, InputError, MissingPart, WorkbenchError, problem
 from ..core.evidence import Evidence
@@ -159,21 +159,25 @@ def _healthy(container: Container, timeout_s: float = 30.0) -> str:
 
 
 ASK = (
-    "import os, importlib.util as u; w = lambda p: os.access(p, os.W_OK);"
+    "import hashlib, os, importlib.util as u; w = lambda p: os.access(p, os.W_OK);"
     "print(os.getuid(), w('/') or w('/bento/src') or w('/opt/service'), u.find_spec('mlworkbench') is not None,"
-    " open('/proc/self/status').read().split('CapEff:')[1].split()[0])"
+    " open('/proc/self/status').read().split('CapEff:')[1].split()[0],"
+    " hashlib.sha256(open('/bento/src/certificate.json', 'rb').read()).hexdigest())"
 )
 
 
 def _facts(container: Container) -> dict[str, str]:
     """How the container runs, by its own account; raises where it is not as locked down as it must be."""
-    uid, writable, workbench, capabilities = container.engine.run("exec", container.id, "python", "-c", ASK).output.split()
+    told = container.engine.run("exec", container.id, "python", "-c", ASK).output.split()
+    uid, writable, workbench, capabilities, certificate = told
+    labelled = container.inspect(f'{{{{index .Config.Labels "{OURS}.bundle.sha256"}}}}') == certificate
     found = {
         "user": f"{uid}, not root" if uid != "0" else "root", "file system": "writable" if writable == "True" else "read-only",
         "capabilities": "none" if int(capabilities, 16) == 0 else capabilities, "health check": _healthy(container),
-        "mlworkbench inside": "yes" if workbench == "True" else "no",
+        "mlworkbench inside": "yes" if workbench == "True" else "no", "bundle": "as labelled" if labelled else "another",
     }
-    bad = [f"{k}: {v}" for k, v in found.items() if v in ("root", "writable") or (k, v) == ("mlworkbench inside", "yes")]
+    wrong = {"user": "root", "file system": "writable", "mlworkbench inside": "yes", "bundle": "another"}
+    bad = [f"{k}: {v}" for k, v in found.items() if wrong.get(k) == v]
     if bad:
         raise GateFailed(problem("containers", "the image must run locked down", ", ".join(bad)))
     return found

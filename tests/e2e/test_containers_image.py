@@ -70,7 +70,7 @@ def containers(engine, bundle) -> str:
 def test_an_image_runs_locked_down_and_answers_as_the_notebook_did(built_image, measured):
     assert built_image.status == "passed"
     assert built_image.facts == {"user": "10001, not root", "file system": "read-only", "capabilities": "none",
-                                 "health check": "healthy", "mlworkbench inside": "no"}
+                                 "health check": "healthy", "mlworkbench inside": "no", "bundle": "as labelled"}
     assert (built_image.proof["labels_differ"], built_image.proof["passed"]) == (0, True)
     assert built_image.base_mb < built_image.size_mb < 700
     measured(size_mb=round(built_image.size_mb), base_mb=round(built_image.base_mb))
@@ -81,7 +81,7 @@ def test_the_image_can_be_traced_to_its_bundle_model_and_evaluation(built_image,
     labels = inspect(engine, built_image.tag)["Config"]["Labels"]
     assert labels["org.mlworkbench.bundle"] == built_bundle.tag
     assert labels["org.mlworkbench.bundle.sha256"] == built_bundle.sha256
-    assert labels["org.mlworkbench.model.sha256"] == built_bundle.manifest["model"]["sha256"]
+    assert labels["org.mlworkbench.model.sha256"] == built_bundle.manifest["original"]["sha256"]
     assert labels["org.mlworkbench.evaluation.sha256"] == built_bundle.manifest["files"]["evaluation.json"]
 
 

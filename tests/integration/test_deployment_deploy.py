@@ -18,7 +18,7 @@ import pytest
 from handmade_bundle import census, fitted_pipeline
 
 from mlworkbench.bundling.build import build_bundle
-from mlworkbench.bundling.verify import CERTIFICATE, MANIFEST, SOURCE, content_hash, hash_files, seal
+from mlworkbench.bundling.verify import CERTIFICATE, MANIFEST, SOURCE, hash_files, seal
 from mlworkbench.core.errors import GateFailed, InputError, NotFound
 from mlworkbench.core.jobs import Job
 from mlworkbench.core.workspace import workspace
@@ -28,6 +28,7 @@ from mlworkbench.deployment.keys import own_key
 from mlworkbench.deployment.local import revisions
 from mlworkbench.deployment.targets import check_port
 from mlworkbench.monitoring.monitor import monitor
+from mlworkbench.serving.integrity import content_sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ["age", "education", "sex"]
@@ -80,8 +81,9 @@ def spoilt(bundle: str, folder: Path, name: str, text: str) -> str:
     shutil.copytree(bundle, copy)
     (copy / SOURCE / name).write_text(text, encoding="utf-8")
     manifest = json.loads((copy / SOURCE / MANIFEST).read_text())
-    files = {k: v for k, v in hash_files(copy / SOURCE).items() if k in manifest["files"]}
-    (copy / SOURCE / MANIFEST).write_text(json.dumps({**manifest, "files": files, "content_sha256": content_hash(files)}))
+    manifest["files"] = {k: v for k, v in hash_files(copy / SOURCE).items() if k in manifest["files"]}
+    digest = content_sha256(manifest)
+    (copy / SOURCE / MANIFEST).write_text(json.dumps({**manifest, "content_sha256": digest, "version": digest[:16]}))
     certificate = json.loads((copy / SOURCE / CERTIFICATE).read_text())
     (copy / SOURCE / CERTIFICATE).write_text(json.dumps({**certificate, "sealed": seal(copy)}))
     return str(copy)

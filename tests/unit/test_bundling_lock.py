@@ -17,7 +17,8 @@ from mlworkbench.core.errors import InputError
 @pytest.fixture(scope="module")
 def pins(tmp_path_factory):
     model = LogisticRegression().fit([[0.0], [1.0]], [0, 1])
-    return lock.make_lock(write_code(tmp_path_factory.mktemp("code") / "src"), {"skops", *lock.object_modules(model)})
+    code = write_code(tmp_path_factory.mktemp("code") / "src")
+    return lock.make_lock(code, {"skops", *lock.object_modules(model)}, also=["pandas"])
 
 
 def test_a_lock_holds_the_versions_that_are_installed(pins):
@@ -28,6 +29,12 @@ def test_a_lock_holds_the_versions_that_are_installed(pins):
 def test_a_lock_holds_nothing_of_notebooks_and_nothing_for_training_alone(pins):
     assert not {*lock.BARRED, "nbconvert", "matplotlib", "duckdb"} & set(pins)
     lock.check_installable(pins)
+
+
+def test_a_service_that_asks_by_columns_carries_no_frames_and_no_training_library(tmp_path):
+    pins = lock.make_lock(write_code(tmp_path / "src"), {"onnxruntime"})
+    assert {"bentoml", "numpy", "onnxruntime", "orjson"} <= set(pins)
+    assert not {"pandas", "scipy", "scikit-learn", "skops", "joblib", "onnx"} & set(pins)
 
 
 def test_a_lock_names_no_index_whatever_pip_and_uv_are_told(pins, monkeypatch):

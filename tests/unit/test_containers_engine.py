@@ -71,8 +71,8 @@ def test_an_image_that_failed_is_removed_unless_a_name_is_left_on_it(tmp_path, t
 def test_an_image_is_not_made_of_a_lock_that_no_index_can_give(tmp_path):
     source = tmp_path / "src"
     source.mkdir()
-    manifest = {"name": "churn", "version": "1f2e", "python": "3.11", "content_sha256": "", "files": {},
-                "model": {"task": "binary", "sha256": ""}}
+    manifest = {"schema": 2, "name": "churn", "version": "1f2e", "python": "3.11", "content_sha256": "", "files": {},
+                "model": {"task": "binary"}, "original": {"sha256": ""}}
     for name, part in (("manifest", manifest), ("signature", {"columns": []}), ("certificate", {})):
         (source / f"{name}.json").write_text(json.dumps(part))
     (source / "requirements.lock").write_text(render_lock({"features": "0.1"}, ["features"]))

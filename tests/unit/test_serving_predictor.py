@@ -199,7 +199,7 @@ def test_integrity_names_every_file_that_differs(bundle, tmp_path):
 
 def test_a_manifest_that_points_outside_is_a_fault(tmp_path):
     write_json(tmp_path / "manifest.json", {"files": {"../secret": "0", "/etc/passwd": "0"}})
-    assert len(file_faults(tmp_path)) == 2 and all("outside" in f for f in file_faults(tmp_path))
+    assert ["outside" in f for f in file_faults(tmp_path)] == [True, True, False]  # and it is of no schema
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"files": 3}', "\x00"])
