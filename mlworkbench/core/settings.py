@@ -41,6 +41,10 @@ SERVING = {
     "serving.queue": Key(Annotated[int, Ge(1)], "requests that may wait for a slow model before one is told to come back"),
     "serving.batch_rows": Key(Annotated[int, Ge(1)], "rows of concurrent requests that a model is asked at once; 1: none"),
     "serving.cache_rows": Key(Annotated[int, Ge(0)], "different rows whose answers a service keeps; 0: none"),
+    "serving.explain_rows": Key(Annotated[int, Ge(0)], "rows that one request may have explained; 0: nothing is explained"),
+    "serving.explain_evaluations": Key(
+        Annotated[int, Ge(2), Le(100_000)], "times that a model is asked, for 16 rows each, to explain one"
+    ),
     "serving.log_failure": Key(Literal["refuse", "serve"], "what a service does that cannot write its prediction log"),
     "serving.log_exclude": Key(list[str], "columns that the prediction log leaves out, such as [name, street]"),
     "serving.log_hash": Key(list[str], "columns that the prediction log holds as keyed hashes only"),

@@ -19,7 +19,7 @@ from .integrity import DEFAULTS, MANIFEST, check_bundle, read_json, service_sett
 from .keys import Keys
 from .log import NoLog, PredictionLog
 from .metrics import Metrics, share_folder
-from .openapi import build_openapi
+from .openapi import Offered, build_openapi
 from .predictor import Predictor, measure_cost, proves
 from .privacy import Keeper, make_veil, segment_age
 
@@ -178,14 +178,18 @@ class Application:
         limits = {k: self.settings[k] for k in ("max_rows", "max_body_mb", "timeout_s")}
         private = {k: self.settings[k] for k in ("log_exclude", "log_hash", "log_retention_days")}
         started = {"deployment": deployment, "logged": self.log.keeps, "limits": limits, "warnings": self.warnings,
-                   "parity_at_start": self.parity, "auth": "on" if self.keys.on else "off", **private}
+                   "parity_at_start": self.parity, "auth": "on" if self.keys.on else "off", **private,
+                   **self.answers.protocols.capabilities()}
+        protocols = self.answers.protocols
+        offered = Offered(protocols.outputs, predictor.extras.names, protocols.explainer is not None, self.keys.on)
         openapi = build_openapi(
             predictor.signature, name=predictor.name, version=predictor.version, settings=self.settings,
-            golden=predictor.golden,
+            golden=predictor.golden, offered=offered,
         )
         self.documents = {
             "/signature": Reply.json(predictor.signature.to_dict()),
             "/model": Reply.json(describe_bundle(self.folder, predictor) | started),
             "/docs.json": Reply.json(openapi),
             "/": page_reply(self.folder),
+            **protocols.documents(),
         }

@@ -31,6 +31,7 @@ class Extras:
         wanted = {} if getattr(estimator, "ask_columns", None) else {n: m for n, m in METHODS.items() if n not in given}
         found = {name: getattr(estimator, method, None) for name, method in wanted.items()}
         self._methods = {name: method for name, method in found.items() if callable(method)}
+        self.shown: dict[str, list[Any]] = {}  # what each said when it was tried
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -52,3 +53,5 @@ class Extras:
             plain = all(item is None or type(item) in (int, float) for item in flat)
             if not rows or len(found) != rows or len(flat) > _WIDEST * rows or not plain:
                 del self._methods[name]
+            else:
+                self.shown[name] = found

@@ -126,10 +126,6 @@ class Request:
             raise ServiceError(415, text, got=self.encoding.decode("latin-1"), headers={"accept-encoding": "identity"})
         return kind
 
-    def check_json(self) -> None:
-        """Refuse what is not sent as JSON."""
-        self.check_kind(JSON)
-
     async def body(self, limit: int, patience: "Patience | None" = None) -> bytes:
         """The body, of at most `limit` bytes.
 
@@ -252,6 +248,10 @@ class Reply:
         """The answer that says what was wrong."""
         headers = tuple((k.encode("latin-1"), v.encode("latin-1")) for k, v in error.headers.items())
         return cls(error.status, orjson.dumps(error.body(request_id)), JSON, headers)
+
+    def with_headers(self, headers: tuple[tuple[bytes, bytes], ...]) -> "Reply":
+        """The same answer with further headers."""
+        return Reply(self.status, self.body, self.content_type, (*self.headers, *headers))
 
     async def send(self, send: Send, request: Request) -> None:
         """Hand the answer to the server."""

@@ -296,9 +296,11 @@ class Predictor:
         if len(question.good) < question.rows:
             answers = {key: at_places(answers.get(key, []), question.good, question.rows) for key in self._ask.keys}
         return Scored(answers["predictions"], answers.get("probabilities"), question.checked, question.good, question.errors,
-                      answers.get("decision"), self._more(question) if question.also and question.good else {})
+                      answers.get("decision"), self._more(question) if question.also else {})
 
     def _more(self, question: Question) -> dict[str, list[Any]]:
+        if not question.good:
+            return {name: [None] * question.rows for name in question.also}
         try:
             data = self._data(question.checked)
             return {n: at_places(self.extras.ask(n, data), question.good, question.rows) for n in question.also}

@@ -52,7 +52,10 @@ def test_predictions_over_http_are_bit_for_bit_the_notebook_s(served, rows):
     assert record["inputs"] == rows[50] and record["deployment"] == "http"
 
 
-GET = ["/", "/signature", "/model", "/docs.json", "/schema.json", "/metrics", "/healthz", "/livez", "/readyz"]
+V2 = "/v2/models/census"
+VERSION = f"{V2}/versions/0123456789abcdef"
+GET = ["/", "/signature", "/model", "/docs.json", "/schema.json", "/metrics", "/healthz", "/livez", "/readyz", "/ping",
+       "/v2", "/v2/health/live", "/v2/health/ready", V2, f"{V2}/ready", VERSION, f"{VERSION}/ready"]
 
 
 @pytest.mark.parametrize("path", GET)
@@ -66,7 +69,8 @@ def test_every_get_route_answers_and_names_no_foreign_host(served, path):
 def test_the_list_of_get_routes_is_whole():
     from mlworkbench.serving.service import ROUTES
 
-    assert {path for path, route in ROUTES.items() if route.method == "GET"} == set(GET)
+    paths = {path for path, route in ROUTES.items() if route.method == "GET"}
+    assert {path.format(model="census", version="0123456789abcdef") for path in paths} == set(GET)
 
 
 def test_bentoml_s_own_pages_are_not_served(served):
@@ -104,7 +108,7 @@ def test_curl_predicts_and_feeds_back(served, rows, need):
 @pytest.mark.parametrize(("method", "path", "content", "kind", "status"), [
     ("POST", "/predict", b'{"rows": [', "application/json", 400), ("POST", "/predict", b'{"rows": [{}]}', "text/csv", 415),
     ("POST", "/predict", b" " * 2**21, "application/json", 413), ("GET", "/predict", b"", "application/json", 405),
-    ("GET", "/v2/health/ready", b"", "application/json", 404), ("DELETE", "/model", b"", "application/json", 405),
+    ("GET", "/v1/health/ready", b"", "application/json", 404), ("DELETE", "/model", b"", "application/json", 405),
 ])
 def test_refusals_over_the_wire_have_one_form(served, method, path, content, kind, status):
     response = httpx.request(method, served.url + path, content=content, headers={"content-type": kind})
