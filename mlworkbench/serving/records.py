@@ -79,6 +79,8 @@ def write_records(*, name: str, version: str = "", deployment: str = "") -> bool
     if servers:
         for other in map(logging.getLogger, _OTHERS):  # by the root's handler alone, not by both
             other.handlers, other.propagate = [], True
+        # uvicorn's own access log would be made up for each request, though nobody writes it
+        logging.getLogger("uvicorn.access").propagate = False
         logging.captureWarnings(True)
     return bool(servers)
 

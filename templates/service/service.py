@@ -13,11 +13,13 @@ from typing import Any
 import bentoml
 
 from serving.application import Application
+from serving.connections import guard_connections
 from serving.records import write_records
 from serving.service import Front, calm_collector
 
 application = Application(Path(__file__).resolve().parent)
 write_records(**application.named)  # where a server's logging is set up; nothing elsewhere
+guard_connections()  # limits on headers that the server lacks
 
 
 @bentoml.service(
