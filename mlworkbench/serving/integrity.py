@@ -159,8 +159,6 @@ DEFAULTS: dict[str, Any] = {
     "cache_rows": 0,  # different rows whose answers are kept; 0: none
     "explain_rows": 10,  # rows that one request may have explained; 0: nothing is explained
     "explain_evaluations": 1024,  # how often at most the model is asked for a row that is explained
-    "explain_rows": 10,  # rows that one request may have explained; 0: nothing is explained
-    "explain_evaluations": 1024,  # how often at most the model is asked for a row that is explained
     "log_failure": "refuse",  # or serve: answer although the prediction log cannot be written
     "log_exclude": [],  # columns that the prediction log leaves out
     "log_hash": [],  # columns that it holds as keyed hashes
