@@ -4,16 +4,21 @@
 
 # %% auto #0
 __all__ = ['SEARCHES', 'TRANSFORMERS', 'MODELS', 'CLASSIFYING', 'name_of', 'Conversion', 'pipeline', 'column_transformer',
-           'feature_union', 'pipeline_answer', 'searched', 'Converted', 'columns_of_model', 'convert_model']
+           'feature_union', 'pipeline_answer', 'searched', 'Converted', 'jumps_exactly', 'columns_of_model',
+           'convert_model']
 
 # %% ../../nbs/44_bundling.convert.ipynb #c003
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .ensembles import ENSEMBLES
+from .features import FEATURES
 from .forests import FORESTS
-from .graph import flat, model_bytes
+from .graph import Graph, flat, model_bytes
+from .linear import LINEAR
 from .lookup import by_value, lookup
+from .neighbours import KEPT_FEATURES, NEIGHBOURS
 from .scaling import SCALING
 from .sources import Answer, Sources, Table, Unconvertible, unknown_part
 from ..serving.signature import Signature
@@ -113,19 +118,35 @@ def searched(estimator: Any, table: Table, convert: Conversion) -> Answer:
 
 SEARCHES = ("GridSearchCV", "RandomizedSearchCV", "HalvingGridSearchCV", "HalvingRandomSearchCV")
 TRANSFORMERS: dict[str, Callable[[Any, Table, Conversion], Table]] = {
-    **SCALING, "Pipeline": pipeline, "ColumnTransformer": column_transformer, "FeatureUnion": feature_union,
+    **SCALING, **FEATURES, **KEPT_FEATURES, "Pipeline": pipeline, "ColumnTransformer": column_transformer,
+    "FeatureUnion": feature_union,
 }
 MODELS: dict[str, Callable[[Any, Table, Conversion], Answer]] = {
-    **FORESTS, "Pipeline": pipeline_answer, **dict.fromkeys(SEARCHES, searched),
+    **FORESTS, **LINEAR, **NEIGHBOURS, **ENSEMBLES, "Pipeline": pipeline_answer, **dict.fromkeys(SEARCHES, searched),
 }
 
 # %% ../../nbs/44_bundling.convert.ipynb #c011
 @dataclass(frozen=True)
 class Converted:
-    """A graph, and the manifest's entry that goes with it."""
+    """A graph, and the manifest's entry that goes with it.
+
+    `exact` says whether each operation before its jumps is rounded as the original rounds it, so that they must stand at the
+    same bit.
+    """
 
     content: bytes = field(repr=False)
     about: Mapping[str, Any] = field(repr=False)
+    exact: bool = False
+
+
+_ROUNDED_ELSEWHERE = ("MatMul", "ReduceSum", "Exp", "Log", "Pow", "Tanh", "Sin", "Cos", "Gemm")
+
+
+def jumps_exactly(graph: Graph) -> bool:
+    """Whether nothing is summed or looked up in an order or table of the runtime's own before the trees, or at all."""
+    kinds = [node.op_type for node in graph.nodes]
+    before = kinds[: kinds.index("TreeEnsemble")] if "TreeEnsemble" in kinds else kinds
+    return not set(before) & set(_ROUNDED_ELSEWHERE)
 
 
 CLASSIFYING = ("binary", "multiclass", "multilabel", "multioutput")
@@ -173,4 +194,4 @@ def convert_model(estimator: Any, signature: Signature) -> Converted:
         "named": signature.input == "frame", "outputs": {key: key for key in outputs}, "at_once": _ROWS_AT_ONCE,
         **({"absent": 0.0} if signature.input == "sparse" else {}),
     }
-    return Converted(model_bytes(sources.graph, outputs), about)
+    return Converted(model_bytes(sources.graph, outputs), about, jumps_exactly(sources.graph))

@@ -270,27 +270,27 @@ def optimise(
             told = problem("optimise", "the model must be one that is converted", str(error), do)
             raise (error if isinstance(error, MissingPart) else InputError(told)) from None
         return Optimised(False, str(error), seconds=time.perf_counter() - began)
-    result = _proved(model, signature, made, copy, _trials(copy, signature, profile, golden, rows, seed), tolerance, began)
+    tried = _trials(made, copy, signature, profile, golden, rows, seed)
+    result = _proved(model, signature, made, copy, tried, tolerance, began)
     if mode == "required" and not result.accepted:
         raise GateFailed(problem("optimise", "the copy must answer as the model does", result.reason))
     return result
 
 # %% ../../nbs/44_bundling.optimise.ipynb #c019
 def _trials(
-    copy: Any, signature: Signature, profile: "Profile | None", golden: Mapping[str, Any], rows: int, seed: int,
+    made: Converted, copy: Any, signature: Signature, profile: "Profile | None", golden: Mapping[str, Any], rows: int, seed: int,
 ) -> list[Trial]:
     import numpy as np
 
     def score(columns: Mapping[str, list[Any]], count: int) -> Any:
         try:
-            found = copy.ask_columns(columns, count)
+            found = copy.graph_answers(columns, count)
         except ValueError:  # a refused row: nothing jumps there
             return np.zeros((count, 1))
-        numbers = [v.reshape(count, -1) for v in found.values() if v.dtype.kind in "fiu"]
-        return np.concatenate(numbers, axis=1).astype(float)
+        return np.concatenate([values.reshape(count, -1) for values in found], axis=1).astype(float)
 
     report("looking for the rows that would find a difference")
-    return trials(signature, profile, golden["rows"], score, rows=rows, seed=seed)
+    return trials(signature, profile, golden["rows"], score, rows=rows, seed=seed, exact=made.exact)
 
 
 def _proved(model: "Model", signature: Signature, made: Converted, copy: Any, tried: Sequence[Trial], tolerance: float,

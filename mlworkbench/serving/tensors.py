@@ -167,12 +167,15 @@ class Tensors:
         ValueError
             The model does not take a value.
         """
-        x = self.matrix(columns, rows)
-        found = self._run(x) if rows <= self.at_once else self._in_parts(x)
-        answers = dict(zip(self.keys, found, strict=True))
+        answers = dict(zip(self.keys, self.graph_answers(columns, rows), strict=True))
         if "labels" in answers:
             answers["predictions"] = self._named(answers.pop("labels"))
         return answers
+
+    def graph_answers(self, columns: Mapping[str, Any], rows: int) -> list[Any]:
+        """The graph's own outputs, in the order of `keys`: labels are places among the classes."""
+        x = self.matrix(columns, rows)
+        return self._run(x) if rows <= self.at_once else self._in_parts(x)
 
     def _run(self, x: Any) -> list[Any]:
         return self.session.run(self.outputs, {self.input: x})
@@ -243,6 +246,7 @@ def tensor_session(source: Any) -> Any:
     options.log_severity_level = 3
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.enable_mem_pattern = options.enable_cpu_mem_arena = False
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
