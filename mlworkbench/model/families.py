@@ -215,6 +215,7 @@ BUILT_IN = (
     "mlworkbench.model.boosters:LIGHTGBM",
     "mlworkbench.model.torch:TORCH",
     "mlworkbench.model.onnx:ONNX",
+    "mlworkbench.model.tensors:CONVERTED",
     "mlworkbench.model.mlflow:MLFLOW",
     "mlworkbench.model.callables:CALLABLES",
     "mlworkbench.model.scikit_learn:SCIKIT_LEARN",

@@ -136,16 +136,18 @@ class Tensors:
     ----------
     session
         An `onnxruntime.InferenceSession`.
+    source
+        The file's path, or its bytes.
     about
         The manifest's ``model``: ``readers``, ``names`` (the columns in the order in which an array holds them),
         ``outputs`` (names of the graph's outputs: ``predictions``, and where there are any ``labels``, ``probabilities``,
         ``decision``), ``task``, ``classes``, ``at_once`` (rows a run), ``absent``.
     """
 
-    def __init__(self, session: Any, about: Mapping[str, Any]):
+    def __init__(self, session: Any, about: Mapping[str, Any], source: Any = None):
         import numpy as np
 
-        self.session, self.about, self.task = session, dict(about), about["task"]
+        self.session, self.source, self.about, self.task = session, source, dict(about), about["task"]
         self.names = list(about["names"])
         self.matrix, self.at_once = Matrix(about["readers"], about.get("absent")), int(about.get("at_once") or 1000)
         self.keys, self.outputs = zip(*about["outputs"].items(), strict=True)
@@ -264,7 +266,7 @@ def tensor_model(source: Any, about: Mapping[str, Any]) -> Tensors:
         raise ServiceError(503, f"the manifest of a model in the format tensors must say {', '.join(absent)}")
     outputs = about["outputs"]
     kind = TensorTransformer if about["task"] == "transform" else TensorClassifier if "probabilities" in outputs else TensorModel
-    return (TensorDecider if "decision" in outputs else kind)(tensor_session(source), about)
+    return (TensorDecider if "decision" in outputs else kind)(tensor_session(source), about, source)
 
 
 def open_tensors(path: Path, about: Mapping[str, Any]) -> Tensors:
