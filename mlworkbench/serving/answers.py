@@ -17,6 +17,7 @@ from .http import JSON, Reply, Request, read_list, read_object
 from .log import NoLog, PredictionLog, utc_now
 from .metrics import Metrics
 from .predictor import Predictor, Question, Scored, at_places
+from .privacy import forget
 from .protocols import Protocols, Read
 
 # a child of BentoML's logger, so that its server prints our lines among its own
@@ -150,7 +151,7 @@ class Answers:
         self.readers: dict[str, Callable[[bytes, Request], Read]] = self.protocols.readers
         # other kinds -> what is done with the body, in a thread
         self.workers: dict[str, Callable[[bytes, Request, float], Reply]] = {
-            "feedback": self.feedback_reply, "explain": self.protocols.explain_reply,
+            "feedback": self.feedback_reply, "explain": self.protocols.explain_reply, "forget": self.forget_reply,
         }
 
     def job(self, kind: str, body: bytes, request: Request, started: float) -> Job:
@@ -277,3 +278,18 @@ class Answers:
             self.log_failed(error)
             raise ServiceError(503, "the labels cannot be written", retry_after_s=5) from None
         return Reply.json({"recorded": len(labels) - len(unknown), "unknown": unknown, "request_id": request.id})
+
+    def forget_reply(self, body: bytes, request: Request, started: float) -> Reply:
+        """``POST /admin/forget``: predictions and their labels, by their ids, are blanked in the log."""
+        request.check_kind(JSON)
+        ids = read_list(read_object(body, ("prediction_ids",)), "prediction_ids", int(self.settings["max_rows"]))
+        faults = [fault("must be a string", row=i, column="prediction_id", got=one) for i, one in enumerate(ids)
+                  if not isinstance(one, str)]
+        if faults:
+            raise ServiceError(400, faults)
+        try:
+            unknown = forget(self.log.folder, ids) if self.log.keeps else ids
+        except OSError as error:
+            self.log_failed(error)
+            raise ServiceError(503, "the prediction log cannot be written", retry_after_s=5) from None
+        return Reply.json({"forgotten": len(ids) - len(unknown), "unknown": unknown, "request_id": request.id})

@@ -112,6 +112,7 @@ def get(name: str, summary: str, given: Mapping[str, Any], *, free: bool = False
 # %% ../../nbs/16_serving.openapi.ipynb #c011
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
 _OBJECT = {_JSON: {"schema": {"type": "object"}}}
+_IDS = {"prediction_ids": ["20260131T080000-1a2b3c4d-0"]}
 
 
 def own_routes(signature: Signature, row: Mapping[str, Any], offered: Offered) -> dict[str, Any]:
@@ -125,6 +126,8 @@ def own_routes(signature: Signature, row: Mapping[str, Any], offered: Offered) -
     labels = _content("Labels", label_example(signature))
     return found | {
         "/feedback": post("feedback", "Feed back what was true", labels, _content("Recorded")),
+        "/admin/forget": post("forget", "Forget predictions", _content("Ids", _IDS), _content("Forgotten"),
+                              about="Blanks them and their labels in the prediction log; wants a key with the scope admin."),
         "/signature": get("signature", "The contract of the columns", _OBJECT),
         "/model": get("model", "Name, version, hashes, evaluation, certificate", _OBJECT),
         "/docs.json": get("docs", "This document", _OBJECT),

@@ -138,9 +138,10 @@ def forget(folder: str | Path, prediction_ids: Iterable[str]) -> list[str]:
     for one in (i for i in wanted if i not in unknown):
         path, offset = locate(Path(folder), one)
         _blank(path, [offset])
-    gone = set(wanted)
+    gone = {one for one in wanted if isinstance(one, str)}
     for path in segments(folder, "labels"):
-        _blank(path, list(_labels_of(path, gone)))
+        with contextlib.suppress(FileNotFoundError):  # retention was first
+            _blank(path, list(_labels_of(path, gone)))
     return unknown
 
 
@@ -156,7 +157,7 @@ def _labels_of(path: Path, ids: set[str]) -> Iterator[int]:
 
 def _blank(path: Path, starts: list[int]) -> None:
     """Overwrite the lines that begin there by empty objects of their length; the file's time stays."""
-    if not starts:
+    if not starts or not path.exists():  # retention may have been first
         return
     with path.open("r+b") as file:
         about = os.fstat(file.fileno())

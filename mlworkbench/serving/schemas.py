@@ -206,6 +206,9 @@ def schemas(
         "Labels": object_of({"labels": array_of(object_of(label, *label), minItems=1, maxItems=limit)}, "labels"),
         "Recorded": object_of({"recorded": {"type": "integer"}, "unknown": array_of({"type": "string"})}, "recorded",
                               "unknown", closed=False),
+        "Ids": object_of({"prediction_ids": array_of({"type": "string"}, minItems=1, maxItems=limit)}, "prediction_ids"),
+        "Forgotten": object_of({"forgotten": {"type": "integer"}, "unknown": array_of({"type": "string"})}, "forgotten",
+                               "unknown", closed=False),
     }
 
 

@@ -43,7 +43,7 @@ class Route:
         (other work on a body, such as ``feedback``); ``health``, ``live``, ``metrics``; ``bentoml``: passed on to BentoML's own
         application.
     access
-        What a caller needs to be allowed: ``predict``, ``feedback``, ``read`` or ``open``.
+        What a caller needs to be allowed: ``predict``, ``feedback``, ``admin``, ``read`` (any key) or ``open``.
     early
         Whether it answers although the application refuses.
     """
@@ -57,6 +57,7 @@ class Route:
 ROUTES = {
     "/predict": Route("POST", "predict", "predict"),
     "/feedback": Route("POST", "feedback", "feedback"),
+    "/admin/forget": Route("POST", "forget", "admin"),
     "/explain": Route("POST", "explain", "predict"),
     "/invocations": Route("POST", "invocations", "predict"),
     f"{MODEL}/infer": Route("POST", "infer", "predict"),

@@ -270,6 +270,17 @@ def test_private_columns_are_not_in_the_log_and_a_prediction_is_forgotten_while_
     assert served.ask("POST", "/feedback", served.all, json={"labels": label}).json()["unknown"] == [two]
 
 
+def test_predictions_are_forgotten_over_the_wire_with_a_key_of_that_scope_alone(served, rows):
+    one, two = served.predict(rows[:2]).json()["prediction_ids"]
+    ids = {"prediction_ids": [one, "20260131T080000-1a2b3c4d-0"]}
+    assert served.ask("POST", "/admin/forget", served.shop, json=ids).status_code == 403 and find_record(served.log, one)
+    told = served.ask("POST", "/admin/forget", served.all, json=ids).json()
+    assert (told["forgotten"], told["unknown"]) == (1, ids["prediction_ids"][1:])
+    assert find_record(served.log, one) is None and find_record(served.log, two)
+    for wrong in ({"prediction_ids": [1]}, {"prediction_ids": []}, {"ids": [one]}, [one]):
+        assert served.ask("POST", "/admin/forget", served.all, json=wrong).status_code == 400
+
+
 def test_the_model_says_what_of_the_log_is_private(served):
     about = served.ask("GET", "/model", served.shop).json()
     assert about["auth"] == "on" and about["log_exclude"] == ["ancestry"] and about["log_hash"] == ["sex", "age"]
