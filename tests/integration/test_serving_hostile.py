@@ -68,6 +68,7 @@ def good_requests(rows: list[dict], ids: list[str]) -> dict[str, list[Sent]]:
     bodies = {
         "/predict": [{"rows": rows[:1]}, {"rows": rows[:3], "on_error": "skip"}, {"rows": rows[:2], "on_error": "fail"}],
         "/feedback": [{"labels": [{"prediction_id": i, "label": "no"} for i in ids]}],
+        "/admin/forget": [{"prediction_ids": ids or ["none"]}],
     }
     return {path: [Sent(path, json.dumps(body).encode(), SHOWN) for body in several] for path, several in bodies.items()}
 
