@@ -123,14 +123,18 @@ class Served:
         if log is not None:
             self.environ["MLW_LOG_DIR"] = str(log)
 
-    def start(self) -> "Served":
+    def launch(self) -> "Served":
+        """Start it, without waiting for anything."""
         command = [str(Path(sys.executable).with_name("bentoml")), "serve", str(self.folder)]
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 [*command, "--host", "127.0.0.1", "--port", str(self.port)], env=self.environ, stdout=output,
                 stderr=subprocess.STDOUT, start_new_session=True,
             )
-        self.wait_for(self.wait)
+        return self
+
+    def start(self) -> "Served":
+        self.launch().wait_for(self.wait)
         return self
 
     def wait_for(self, path: str, timeout_s: float = 120.0) -> None:
