@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['SEARCHES', 'TRANSFORMERS', 'MODELS', 'CLASSIFYING', 'name_of', 'Conversion', 'pipeline', 'column_transformer',
            'feature_union', 'pipeline_answer', 'searched', 'Converted', 'jumps_exactly', 'columns_of_model',
-           'convert_model']
+           'convert_columns', 'convert_estimator', 'convert_model']
 
 # %% ../../nbs/44_bundling.convert.ipynb #c003
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .boosters import BOOSTER_FAMILIES, BOOSTERS, booster_model
 from .ensembles import ENSEMBLES
 from .features import FEATURES
 from .forests import FORESTS
@@ -122,7 +123,7 @@ TRANSFORMERS: dict[str, Callable[[Any, Table, Conversion], Table]] = {
     "FeatureUnion": feature_union,
 }
 MODELS: dict[str, Callable[[Any, Table, Conversion], Answer]] = {
-    **FORESTS, **LINEAR, **NEIGHBOURS, **ENSEMBLES, "Pipeline": pipeline_answer, **dict.fromkeys(SEARCHES, searched),
+    **FORESTS, **LINEAR, **NEIGHBOURS, **ENSEMBLES, **BOOSTERS, "Pipeline": pipeline_answer, **dict.fromkeys(SEARCHES, searched),
 }
 
 # %% ../../nbs/44_bundling.convert.ipynb #c011
@@ -174,8 +175,8 @@ def columns_of_model(estimator: Any, signature: Signature) -> list[Any]:
 _ROWS_AT_ONCE = 1000
 
 
-def convert_model(estimator: Any, signature: Signature) -> Converted:
-    """A fitted estimator as one graph over the signature's columns.
+def convert_columns(columns: Sequence[Any], signature: Signature, ask: Callable[[Table, Conversion], Answer]) -> Converted:
+    """A graph of whatever `ask` writes for a table of the columns, and the manifest's entry for it.
 
     Raises
     ------
@@ -184,8 +185,8 @@ def convert_model(estimator: Any, signature: Signature) -> Converted:
     """
     if signature.input not in ("frame", "array", "sparse"):
         raise Unconvertible(f"rows that come as {signature.input} are not converted")
-    sources = Sources(columns_of_model(estimator, signature))
-    answer = Conversion(named=signature.input == "frame").answer(estimator, sources.table())
+    sources = Sources(columns)
+    answer = ask(sources.table(), Conversion(named=signature.input == "frame"))
     outputs = _outputs(answer, signature.task)
     sources.finish()
     about = {
@@ -195,3 +196,33 @@ def convert_model(estimator: Any, signature: Signature) -> Converted:
         **({"absent": 0.0} if signature.input == "sparse" else {}),
     }
     return Converted(model_bytes(sources.graph, outputs), about, jumps_exactly(sources.graph))
+
+
+def convert_estimator(estimator: Any, signature: Signature) -> Converted:
+    """A fitted estimator with scikit-learn's methods as one graph over the signature's columns.
+
+    Raises
+    ------
+    Unconvertible
+        With the reason in words.
+    """
+    columns = columns_of_model(estimator, signature)
+    return convert_columns(columns, signature, lambda table, convert: convert.answer(estimator, table))
+
+
+def convert_model(model: Any, signature: Signature) -> Converted:
+    """A `Model` of any family as one graph.
+
+    Raises
+    ------
+    Unconvertible
+        With the reason in words.
+    """
+    if model.family == "scikit-learn":
+        return convert_estimator(model.estimator, signature)
+    if model.family in BOOSTER_FAMILIES:
+        columns = columns_of_model(model.estimator, signature)
+        return convert_columns(columns, signature, lambda table, _: booster_model(model.native, model.about, table, model.family))
+    if model.format == "tensors":
+        raise Unconvertible("the model is a converted one already")
+    raise Unconvertible(f"a model of the family {model.family} is not converted")

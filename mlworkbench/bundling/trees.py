@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .graph import WHOLE, Tensor, cast, rounded
+from .graph import DOUBLE, WHOLE, Tensor, cast, rounded
 
 # %% ../../nbs/43_bundling.trees.ipynb #c006
 AT_MOST, MEMBER = 0, 6  # how a node asks: x <= threshold, or x among some values
@@ -126,20 +126,23 @@ def _ensemble(x: Tensor, trees: Sequence[Tree], targets: Any, weights: Any, coun
     )
 
 # %% ../../nbs/43_bundling.trees.ipynb #c011
-def sum_of_trees(x: Tensor, trees: Sequence[Tree]) -> Tensor:
-    """What the trees answer, added in their order: shape (rows, outputs); `x` is asked as it is."""
+def sum_of_trees(x: Tensor, trees: Sequence[Tree], dtype: str = DOUBLE) -> Tensor:
+    """What the trees answer, added in their order: shape (rows, outputs); `x` is asked as it is.
+
+    `dtype` is the precision of the sum; with ``float32`` each step is rounded, as XGBoost adds.
+    """
     import numpy as np
 
     trees = [_with_root(tree) for tree in trees]
     values = np.concatenate([tree.value[tree.leaf] for tree in trees])
-    if ((values != 0).sum(axis=1) <= 1).all():
+    if dtype == DOUBLE and ((values != 0).sum(axis=1) <= 1).all():
         targets = np.argmax(values != 0, axis=1)
         return _ensemble(x, trees, targets, values[np.arange(len(values)), targets], values.shape[1])
     leaf_of = np.repeat(np.arange(len(trees)), [int(tree.leaf.sum()) for tree in trees])
     reached = cast(_ensemble(x, trees, leaf_of, np.arange(len(values)), len(trees)), WHOLE)
-    each = x.graph.tensor(values).op("Gather", reached, axis=0, width=values.shape[1])  # (rows, trees, outputs)
+    each = x.graph.tensor(values, dtype).op("Gather", reached, axis=0, width=values.shape[1])  # (rows, trees, outputs)
     added = each.op("CumSum", np.array(1, dtype=WHOLE), width=values.shape[1])
-    return added.op("Gather", np.array(len(trees) - 1, dtype=WHOLE), axis=1, width=values.shape[1])
+    return cast(added.op("Gather", np.array(len(trees) - 1, dtype=WHOLE), axis=1, width=values.shape[1]), DOUBLE)
 
 
 def sum_of_sklearn(x: Tensor, trees: Sequence[Any], weight: float = 1.0, start: Sequence[float] | None = None) -> Tensor:
