@@ -18,7 +18,7 @@ from .log import NoLog, PredictionLog, utc_now
 from .metrics import Metrics
 from .predictor import Predictor, Question, Scored, at_places
 from .privacy import forget
-from .protocols import Protocols, Read
+from .protocols import Explanations, Protocols, Read
 
 # a child of BentoML's logger, so that its server prints our lines among its own
 _logger = logging.getLogger("bentoml.serving")
@@ -146,12 +146,12 @@ class Answers:
     def __init__(self, predictor: Predictor, log: PredictionLog | NoLog, metrics: Metrics, settings: dict[str, Any]):
         self.predictor, self.log, self.metrics, self.settings = predictor, log, metrics, settings
         self._timeout_s, self._log_fails = float(settings["timeout_s"]), False
-        self.protocols = Protocols(predictor, settings)
+        self.protocols, self.explanations = Protocols(predictor, settings), Explanations(predictor, settings)
         # kind of route -> how its body is read; all that ask for predictions are settled alike
         self.readers: dict[str, Callable[[bytes, Request], Read]] = self.protocols.readers
         # other kinds -> what is done with the body, in a thread
         self.workers: dict[str, Callable[[bytes, Request, float], Reply]] = {
-            "feedback": self.feedback_reply, "explain": self.protocols.explain_reply, "forget": self.forget_reply,
+            "feedback": self.feedback_reply, "explain": self.explanations.reply, "forget": self.forget_reply,
         }
 
     def job(self, kind: str, body: bytes, request: Request, started: float) -> Job:
@@ -186,7 +186,8 @@ class Answers:
 
     def settle(self, jobs: Sequence[Job]) -> None:
         """Ask the model, write the log, and only then give each job its reply, or the reason why it gets none."""
-        jobs = [job for job in jobs if not job.given_up]
+        if any(job.given_up for job in jobs):
+            jobs = [job for job in jobs if not job.given_up]
         try:
             self._settle(jobs)
         except Exception as error:  # raised again by `Job.result`, where the request is

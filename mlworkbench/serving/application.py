@@ -137,11 +137,11 @@ class Application:
         self.predictor = Predictor.load(self.folder)
         self.parity = check_parity(self.predictor)
         self.cost = measure_cost(self.predictor)
-        if self.settings["cache_rows"]:
-            self.predictor.remember(int(self.settings["cache_rows"]))
         deployment = self.environment.get("MLW_DEPLOYMENT") or None
         self.metrics = Metrics(model=self.predictor.tag, deployment=deployment, folder=share_folder(self.workers),
                                columns=tuple(self.predictor.signature.names))
+        if self.settings["cache_rows"]:
+            self.predictor.remember(int(self.settings["cache_rows"]), self.metrics.cached)
         self.log = self._open_log(deployment)
         self.answers = Answers(self.predictor, self.log, self.metrics, self.settings)
         self._prepare_documents(deployment)
@@ -179,9 +179,10 @@ class Application:
         private = {k: self.settings[k] for k in ("log_exclude", "log_hash", "log_retention_days")}
         started = {"deployment": deployment, "logged": self.log.keeps, "limits": limits, "warnings": self.warnings,
                    "parity_at_start": self.parity, "auth": "on" if self.keys.on else "off", **private,
-                   **self.answers.protocols.capabilities()}
+                   "answers": list(predictor.keys), "on_request": list(predictor.extras.names),
+                   "explain": self.answers.explanations.about()}
         protocols = self.answers.protocols
-        offered = Offered(protocols.outputs, predictor.extras.names, protocols.explainer is not None, self.keys.on)
+        offered = Offered(protocols.outputs, predictor.extras.names, self.answers.explanations.explainer is not None, self.keys.on)
         openapi = build_openapi(
             predictor.signature, name=predictor.name, version=predictor.version, settings=self.settings,
             golden=predictor.golden, offered=offered,

@@ -39,16 +39,21 @@ class InPlace:
         self._rows = self._crowd = self._settled = 0
         self._busy = False  # a job was settled in this turn of the loop
 
-    async def run(self, job: Job) -> Any:
-        """The job's result, as `Job.result` gives it."""
+    def take(self, job: Job) -> asyncio.Future | None:
+        """Settle the job, or gather it: then what to wait for until it is settled."""
         if self._most_rows > 1 and (self._crowd or self._busy):
-            await self._gather(job)
-            return job.result()
+            return self._gather(job)
         if self._settled % _EVERY == 0 and self._most_rows > 1:
             self._busy = True
             asyncio.get_running_loop().call_soon(self._turned)
         self._settled += 1
         self._settle([job])
+        return None
+
+    async def run(self, job: Job) -> Any:
+        """The job's result, as `Job.result` gives it."""
+        if (settled := self.take(job)) is not None:
+            await settled
         return job.result()
 
     def _turned(self) -> None:

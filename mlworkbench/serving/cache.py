@@ -25,10 +25,12 @@ class RowCache:
         Gives lists with one entry a row, such as ``predictions``.
     most
         Rows that are kept, 1 or more.
+    tell
+        Is told of each row whether its answer was known.
     """
 
-    def __init__(self, ask: Callable[[Checked], dict[str, list[Any]]], most: int):
-        self._ask, self._most = ask, most
+    def __init__(self, ask: Callable[[Checked], dict[str, list[Any]]], most: int, tell: Callable[[bool], None] | None = None):
+        self._ask, self._most, self._tell = ask, most, tell
         self._kept: OrderedDict[bytes, tuple[Any, ...]] = OrderedDict()
         self._names: tuple[str, ...] = ()
         self._lock = threading.Lock()
@@ -41,6 +43,9 @@ class RowCache:
         with self._lock:
             found = [self._recalled(key) for key in keys]
         unknown = [i for i, answer in enumerate(found) if answer is None]
+        if self._tell is not None:
+            for answer in found:
+                self._tell(answer is not None)
         if unknown or not keys:
             answers = self._ask(checked if len(unknown) == len(keys) else checked.keep(unknown))
             self._names = tuple(answers)

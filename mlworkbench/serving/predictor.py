@@ -200,9 +200,9 @@ class Predictor:
         self._ask_rows: Callable[[Checked], Asked] = self.ask
         self.extras = Extras(estimator, (*self.keys, signature.task))
 
-    def remember(self, rows: int) -> RowCache:
-        """Keep the answers to the last `rows` different rows from now on."""
-        self._ask_rows = cache = RowCache(self.ask, rows)
+    def remember(self, rows: int, tell: Callable[[bool], None] | None = None) -> RowCache:
+        """Keep the answers to the last `rows` different rows from now on; `tell` hears of each row whether it was known."""
+        self._ask_rows = cache = RowCache(self.ask, rows, tell)
         return cache
 
     @classmethod

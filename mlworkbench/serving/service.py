@@ -253,11 +253,20 @@ class Front:
             job = await self._shop.run(answers.job, route.kind, body, request, started)
         else:
             job = answers.job(route.kind, body, request, started)
-        way = self._in_place if self.application.cost.of(job.rows) < QUICK_S else self._in_thread
-        return await way.run(job)
+        if self.application.cost.of(job.rows) >= QUICK_S:
+            self.application.metrics.queued(1)
+            try:
+                return await self._in_thread.run(job)
+            finally:
+                self.application.metrics.queued(-1)
+        if (settled := self._in_place.take(job)) is not None:
+            await settled
+        return job.result()
 
     def _settle(self, jobs: Sequence[Job]) -> None:
-        self.application.answers.settle(jobs)
+        answers = self.application.answers
+        answers.settle(jobs)
+        answers.metrics.batched(len(jobs))
 
 # %% ../../nbs/19_serving.service.ipynb #c013
 def calm_collector() -> None:
