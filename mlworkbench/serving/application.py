@@ -182,7 +182,8 @@ class Application:
                    "answers": list(predictor.keys), "on_request": list(predictor.extras.names),
                    "explain": self.answers.explanations.about()}
         protocols = self.answers.protocols
-        offered = Offered(protocols.outputs, predictor.extras.names, self.answers.explanations.explainer is not None, self.keys.on)
+        explains = self.answers.explanations.explainer is not None
+        offered = Offered(protocols.outputs, predictor.extras.names, explains, self.keys.on)
         openapi = build_openapi(
             predictor.signature, name=predictor.name, version=predictor.version, settings=self.settings,
             golden=predictor.golden, offered=offered,
