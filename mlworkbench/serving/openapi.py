@@ -180,7 +180,7 @@ def invocation_routes(signature: Signature, row: Mapping[str, Any]) -> dict[str,
     about = "CSV has the columns of its header line or, without one, of the signature; an empty cell is a missing value."
     return {
         "/invocations": post("invocations", "Predict rows, lines or a table", takes, given, about=about),
-        "/ping": get("ping", "Whether the model is ready", _OBJECT, free=True),
+        "/ping": get("ping", "Whether the model is ready", _TEXT, free=True),
     }
 
 # %% ../../nbs/16_serving.openapi.ipynb #c013
