@@ -122,6 +122,8 @@ def _parity_table(bundle: Bundle) -> Evidence:
 
 def _engine_evidence(bundle: Bundle) -> Evidence:
     told = bundle.manifest["optimisation"]
+    if not told["accepted"] and bundle.manifest["original"]["format"] == CONVERTED:
+        return Evidence("Engine", text="onnxruntime: the model came converted, and is served as it came.")
     if not told["accepted"]:
         return Evidence("Engine", text=f"{bundle.engine}: the model as it was fitted. {_stayed(told['reason'])}")
     text = (f"onnxruntime, in place of {bundle.manifest['original']['type']}. The copy was accepted after {told['rows']} rows, "
@@ -222,7 +224,7 @@ def optimised_parts(parts: Parts, mode: str, tolerance: float | None = None, see
     InputError, MissingPart, GateFailed
         As `mlworkbench.bundling.optimise.optimise`.
     """
-    if mode == "off":
+    if mode == "off" or parts.model.format == CONVERTED:
         return parts
     allowed = ENGINE_TOLERANCE if tolerance is None else tolerance
     found = optimise_model(parts.model, parts.signature, parts.profile, parts.golden, mode=mode, tolerance=allowed, seed=seed)

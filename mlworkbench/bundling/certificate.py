@@ -18,7 +18,7 @@ from .content import Parts, threshold_of, write_json
 from .environment import ensure_environment
 from .golden import check_golden
 from .lock import read_elsewhere
-from .parity import check_parity, judge, prove, start_service
+from .parity import check_parity, judge, prove, prove_v2, start_service
 from .sign import write_signature
 from .verify import CERTIFICATE, SOURCE, read_part, seal
 from ..core.errors import GateFailed, problem
@@ -29,6 +29,7 @@ from ..serving.errors import ServiceError
 from ..serving.integrity import SCHEMA
 from ..serving.methods import Asker
 from ..serving.predictor import Predictor, ask_all, compare
+from ..serving.signature import Signature
 
 # %% ../../nbs/45_bundling.certificate.ipynb #c006
 MEMORY, SAVED = "model in memory", "saved file"
@@ -89,11 +90,13 @@ def prove_service(bento: Path, environment: str) -> tuple[list[dict[str, Any]], 
         The running bundle does not give the notebook's predictions.
     """
     golden, settings = read_part(bento, "golden.json"), read_part(bento, "service.json")
+    signature = Signature.from_dict(read_part(bento, "signature.json"))
     lock = bento / SOURCE / "requirements.lock"
     python = ensure_environment(lock) if environment == "isolated" else Path(sys.executable)
     report("starting the built bundle")
     with start_service(bento, python, timeout_s=setting("deployment.timeout_s")) as service:
-        checks = [prove(service.url, golden, at_once=settings["max_rows"], probe=service.probe)]
+        asked = {"at_once": settings["max_rows"], "probe": service.probe}
+        checks = [prove(service.url, golden, **asked), prove_v2(service.url, golden, signature, name=settings["name"], **asked)]
     for check in checks:
         check_parity(check, "bundle")
     return checks, service.ready_s

@@ -195,11 +195,13 @@ def model_modules(model: "Model", about: Mapping[str, Any]) -> set[str]:
     return inside | loader | set(LIBRARIES.get(kind, ())) | family_named(model.family).modules(model)
 
 
-def lock_of(code: Path, parts: Parts, modules: Iterable[str], environment: str = "isolated") -> dict[str, str]:
+def lock_of(
+    code: Path, parts: Parts, about: Mapping[str, Any], modules: Iterable[str], environment: str = "isolated"
+) -> dict[str, str]:
     """The pins of the bundle's service, which will be proved in that environment (``isolated`` or ``current``)."""
     arrow = any("pyarrow" in column.dtype for column in parts.signature.columns)
     frames = ["pandas", *(["pyarrow"] if arrow else []), *(["scipy"] if parts.signature.input == "sparse" else [])]
-    pins = make_lock(code, modules, also=[] if parts.converted else frames)
+    pins = make_lock(code, modules, also=[] if about["format"] == CONVERTED else frames)
     check_installable(pins, environment)
     return pins
 
@@ -240,7 +242,7 @@ def write_content(folder: Path, parts: Parts, environment: str = "isolated") -> 
     write_code(folder)
     about = _write_model(folder, parts)
     modules = model_modules(parts.model, about)
-    pins = lock_of(folder, parts, modules, environment)
+    pins = lock_of(folder, parts, about, modules, environment)
     (folder / "requirements.lock").write_text(render_lock(pins, not_from_an_index(pins)), encoding="utf-8")
     pieces = {"signature": parts.signature.to_dict(), "profile": parts.profile.to_dict(), "golden": parts.golden,
               "evaluation": parts.evaluation, "service": service_settings(parts.name)}

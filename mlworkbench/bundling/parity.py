@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PASSED_ON', 'service_command', 'service_environment', 'free_port', 'pinned', 'ask', 'wait_ready', 'ServiceProcess',
-           'start_service', 'prove', 'judge', 'check_parity']
+           'start_service', 'prove', 'prove_v2', 'judge', 'check_parity']
 
 # %% ../../nbs/44_bundling.parity.ipynb #c003
 import contextlib
@@ -24,8 +24,10 @@ from typing import Any
 from .verify import SOURCE
 from ..core.errors import GateFailed, WorkbenchError, problem
 from ..core.jobs import check_cancelled, end_group, report
+from ..serving.infer_v2 import v2_answer, v2_request
 from ..serving.log import PROBE_PREFIX
 from ..serving.predictor import compare, proves
+from ..serving.signature import Signature
 
 # %% ../../nbs/44_bundling.parity.ipynb #c006
 PASSED_ON = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SSL_CERT_FILE", "OMP_NUM_THREADS", "LD_LIBRARY_PATH",
@@ -240,20 +242,47 @@ def prove(
     GateFailed
         The service did not answer the rows.
     """
+    def exchange(rows: list[dict[str, Any]], headers: Mapping[str, str]) -> tuple[int, Any]:
+        return ask("POST", url + route, {"rows": rows}, headers=headers, certificate=certificate)
+
+    return _proved(f"POST {route}", golden, exchange, at_once, probe)
+
+
+def prove_v2(
+    url: str, golden: Mapping[str, Any], signature: Signature, *, name: str, at_once: int = 1000, probe: str = "",
+    certificate: Path | None = None,
+) -> dict[str, Any]:
+    """As `prove`, by the route of the Open Inference Protocol for the model `name`: a tensor a column, and one an answer.
+
+    Raises
+    ------
+    GateFailed
+        The service did not answer the rows.
+    """
+    route = f"/v2/models/{name}/infer"
+
+    def exchange(rows: list[dict[str, Any]], headers: Mapping[str, str]) -> tuple[int, Any]:
+        body = json.loads(v2_request(signature, rows)[0])
+        status, answer = ask("POST", url + route, body, headers=headers, certificate=certificate)
+        return status, v2_answer(json.dumps(answer).encode(), {}) if status == 200 else answer
+
+    return _proved(f"POST {route}", golden, exchange, at_once, probe)
+
+
+def _proved(check: str, golden: Mapping[str, Any], exchange: Callable[..., tuple[int, Any]], at_once: int, probe: str) -> dict:
+    """One check: the golden rows by `exchange`, which takes some rows and headers and gives status and answer."""
     rows = golden["rows"]
     told: dict[str, list[Any]] = {"predictions": [], "probabilities": [], "decision": []}
     for start in range(0, len(rows), at_once):
-        report("golden rows through the service", start / len(rows))
-        body = {"rows": rows[start : start + at_once]}
+        report(f"golden rows through {check}", start / len(rows))
         headers = {"X-Request-Id": f"{PROBE_PREFIX}{start}"} | ({"X-Probe-Token": probe} if probe else {})
-        status, answer = ask("POST", url + route, body, headers=headers, certificate=certificate)
+        status, answer = exchange(rows[start : start + at_once], headers)
         if status != 200 or not isinstance(answer, dict) or "predictions" not in answer:
-            must = "the service must answer every golden row with 200"
+            must = f"{check} must answer every golden row with 200"
             raise GateFailed(problem("parity", must, f"{status}: {json.dumps(answer)[:300]}"))
         for key, values in told.items():
             values += answer.get(key) or []
-    outcome = compare(dict(golden), told)
-    return judge(f"POST {route}", outcome, golden["tolerance"])
+    return judge(check, compare(dict(golden), told), golden["tolerance"])
 
 
 def judge(check: str, outcome: Mapping[str, Any], tolerance: float) -> dict[str, Any]:
