@@ -24,6 +24,7 @@ from . import logs
 from .drift import Drift, drift, drift_sentence, drift_table, judge, silent_columns
 from .figures import Shares, column_shares, course_svg, distribution_svg
 from .performance import Performance, class_texts, performance_sentence, read_labels, realised
+from .private import Private, as_logged, codes, decoded, private_words, read_private
 from ..serving.signature import Signature
 from ..statistics.intervals import wilson_interval
 from ..statistics.profiles import Profile, profile_frame
@@ -42,6 +43,7 @@ class Reference:
     outputs: Profile | None = None
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     positive: Any = None
+    private: Private = Private()  # what the log does not show
 
 
 def read_reference(bundle: Path) -> Reference:
@@ -314,7 +316,7 @@ def judged(found: MonitoringReport, known: Reference) -> MonitoringReport:
     limits = found.thresholds
     words = [_drift_words(found.drift, limits), _traffic_words(found), _label_words(found, known)]
     alarms = [sentence for said, _ in words for sentence in said]
-    notes = [sentence for _, said in words for sentence in said]
+    notes = [sentence for _, said in words for sentence in said] + private_words(known.private, known.inputs)
     if not found.drift:
         rows = f"{found.volume.rows:,} predictions in the log, and {limits.min_rows:,} are needed"
         notes.insert(0, f"Drift: not enough rows to say ({rows}).")
@@ -352,15 +354,19 @@ def monitor_log(log: logs.LogView, known: Reference, limits: Thresholds | None =
 
 
 def _with_drift(found: MonitoringReport, log: logs.LogView, known: Reference) -> MonitoringReport:
-    limits = found.thresholds
-    inputs = merged(logs.input_frames(log, known.signature), known.inputs)
-    columns = drift(known.inputs, inputs)
-    pairs = {("input", name): (known.inputs[name], column) for name, column in inputs.columns.items()}
+    limits, private = found.thresholds, known.private
+    reference = Profile(known.inputs.rows, {name: known.inputs[name] for name in private.followed(known.inputs)})
+    frames = logs.input_frames(log, as_logged(private, known.signature, known.inputs)) if reference.columns else ()
+    inputs = merged(decoded(frames, codes(private, known.signature, known.inputs)), reference)
+    columns = drift(reference, inputs)
+    pairs = {("input", name): (reference[name], column) for name, column in inputs.columns.items()}
     if known.outputs is not None:
         outputs = merged(output_tables(log, known), known.outputs)
         columns += drift(known.outputs, outputs, "output")
         pairs |= {("output", name): (known.outputs[name], column) for name, column in outputs.columns.items()}
     ranked = judge(columns, alpha=limits.alpha, psi_threshold=limits.psi_threshold)
+    if not ranked:
+        return found
     top = pairs[ranked[0].side, ranked[0].column]
     found = replace(found, drift=tuple(ranked), shares=(column_shares(*top),))
     if known.signature.task not in ONE_ANSWER:  # neither one share nor one mean stands for lists, clusters and outliers
@@ -408,7 +414,9 @@ def monitor(
         missing_increase=missing_increase, error_share=error_share,
     )
     deployment = find_deployment(deployment) if isinstance(deployment, str) else find_deployment(deployment.name)
-    known = read_reference(find_bundle(deployment.details["bundle_path"]))
+    bundle = find_bundle(deployment.details["bundle_path"])
+    private = read_private(read_part(bundle, "service.json"), deployment.log_folder)
+    known = replace(read_reference(bundle), private=private)
     found = monitor_log(logs.LogView(deployment.log_folder, known.model, start), known, limits, name=deployment.name)
     sources = {"deployment": deployment.name, "bundle": deployment.details["bundle"], "since": since}
     return replace(found, sources=sources)
