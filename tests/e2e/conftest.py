@@ -277,6 +277,12 @@ def browser(need):
 
 
 @pytest.fixture
+def hard_to_read():
+    """Gives the texts in an element whose contrast with their ground is too low; what is disabled is left out."""
+    return lambda within, least=4.5: [found for found in within.evaluate(CONTRASTS) if found[1] < least]
+
+
+@pytest.fixture
 def shots(tmp_path) -> Path:
     """Where pictures go: the folder of SCREENSHOTS, or the test's own."""
     folder = Path(os.environ.get("SCREENSHOTS") or tmp_path / "screenshots")
