@@ -23,8 +23,9 @@ from mlworkbench.core.errors import GateFailed, InputError, NotFound
 from mlworkbench.core.jobs import Job
 from mlworkbench.core.workspace import workspace
 from mlworkbench.deployment import supervisor
-from mlworkbench.deployment.deploy import deploy, deployments, find_deployment, stop_deployment
-from mlworkbench.deployment.keys import own_key
+from mlworkbench.deployment.client import Client
+from mlworkbench.deployment.deploy import curl_options, deploy, deployments, find_deployment, stop_deployment
+from mlworkbench.deployment.keys import add_key, own_key, revoke_key
 from mlworkbench.deployment.local import revisions
 from mlworkbench.deployment.targets import check_port
 from mlworkbench.monitoring.monitor import monitor
@@ -293,3 +294,126 @@ def test_names_that_are_not_there_are_told_with_the_closest(up, bundles):
         find_deployment("closset")
     with pytest.raises(NotFound):
         stop_deployment("nobody")
+
+
+# --- keys and TLS -------------------------------------------------------------------------------------------------------
+
+
+def key_of(deployment) -> str:
+    return own_key(Path(deployment.details["folder"]))
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`mlworkbench` in a process of its own, in this test's workspace."""
+    program = str(Path(sys.executable).with_name("mlworkbench"))
+    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_keys_are_made_used_and_revoked_from_the_command_line_while_the_service_runs(up, bundles, rows):
+    served = up(bundles[0], "keys")
+    folder, url = Path(served.details["folder"]), served.url
+    body = {"rows": json.loads(rows.head(1).to_json(orient="records"))}
+
+    def ask(key: str, route: str = "/predict", sent: dict = body) -> int:
+        return httpx.post(url + route, json=sent, headers={"X-Api-Key": key}, trust_env=False).status_code
+
+    assert ask("mlw_abcd_wrong") == 401 and httpx.get(f"{url}/model", trust_env=False).status_code == 401
+    made = command("keys", "keys", "add", "--label", "the web shop", "--expires", "90d")
+    shop = made.stdout.strip()
+    assert made.returncode == 0 and shop.count("\n") == 0 and "shown once" in made.stderr
+    assert until(lambda: ask(shop) == 200, 5) and ask(shop, "/feedback", {"labels": []}) == 403
+    listed = command("keys", "keys").stdout
+    assert "the web shop" in listed and "mlworkbench" in listed and shop.split("_", 2)[2] not in listed
+    assert command("keys", "keys", "revoke", shop.split("_")[1]).returncode == 0
+    assert until(lambda: ask(shop) == 401, 5) and ask(key_of(served)) == 200
+    for wrong in (("revoke", "nobody"), ("revoke",), ("add", "--scopes", "predct"), ("add", "--expires", "yesterday")):
+        assert command("keys", "keys", *wrong).returncode == 2
+    assert {p.stat().st_mode & 0o777 for p in (folder / "keys.json", folder / "key", made_spec(served))} == {0o600}
+    predicted = command("predict", "keys", str(write_csv(rows.head(3), folder.parent / "rows.csv")))
+    assert predicted.returncode == 0 and predicted.stdout.count("\n") == 4  # another process, without typing a key
+    one = predicted.stdout.splitlines()[1].split(",")[1]
+    assert command("forget", "keys", one).stdout.startswith("keys: 1 predictions forgotten")
+    again = command("forget", "keys", one)
+    assert again.returncode == 2 and one in again.stderr and served.feedback({one: "yes"})["unknown"] == [one]
+
+
+def made_spec(deployment) -> Path:
+    return made(deployment) / "spec.json"
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> Path:
+    frame.to_csv(path, index=False)
+    return path
+
+
+def test_keys_outlive_a_new_version_and_a_lost_one_of_the_workbench_is_made_anew(up, bundles, rows):
+    first = up(bundles[0], "lasting")
+    given, own = add_key(Path(first.details["folder"]), ["predict"]), key_of(first)
+    revoke_key(Path(first.details["folder"]), own.split("_")[1])
+    assert until(lambda: refused(first, rows), 5)
+    second = up(bundles[1], "lasting")
+    assert key_of(second) != own and len(second.predict(rows.head(2))) == 2
+    body = {"rows": json.loads(rows.head(1).to_json(orient="records"))}
+    sent = httpx.post(f"{second.url}/predict", json=body, headers={"X-Api-Key": given}, trust_env=False)
+    assert sent.status_code == 200
+
+
+def refused(deployment, rows) -> bool:
+    try:
+        deployment.predict(rows.head(1))
+    except InputError as error:
+        return "API key" in str(error)
+    return False
+
+
+def certificate(folder: Path, openssl: str, name: str) -> tuple[Path, Path]:
+    """A self-made certificate for this machine's own address, and its key."""
+    paths = folder / f"{name}.crt", folder / f"{name}.key"
+    subprocess.run([openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-days", "2",
+                    "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-out", str(paths[0]),
+                    "-keyout", str(paths[1])], check=True, capture_output=True)
+    return paths
+
+
+def test_a_service_with_a_certificate_speaks_tls_alone_and_its_client_trusts_that_one(up, bundles, rows, tmp_path, monkeypatch,
+                                                                                      need):
+    openssl = need("openssl", "Install openssl.")
+    crt, key = certificate(tmp_path, openssl, "own")
+    other, _ = certificate(tmp_path, openssl, "other")
+    monkeypatch.setenv("MLWORKBENCH_DEPLOYMENT_TLS_CERTIFICATE", str(crt))
+    monkeypatch.setenv("MLWORKBENCH_DEPLOYMENT_TLS_KEY", str(key))
+    served = up(bundles[0], "tls")
+    monkeypatch.delenv("MLWORKBENCH_DEPLOYMENT_TLS_CERTIFICATE")  # a handle needs no settings to find its way
+    monkeypatch.delenv("MLWORKBENCH_DEPLOYMENT_TLS_KEY")
+    assert served.url.startswith("https://") and served.status()["state"] == "running"
+    assert len(find_deployment("tls").predict(rows.head(3))) == 3
+    with pytest.raises(NotFound):
+        Client(served.url, key=key_of(served), certificate=other).predict(rows.head(1))
+    with pytest.raises(NotFound):
+        Client(served.url, key=key_of(served)).predict(rows.head(1))
+    with pytest.raises(httpx.TransportError):
+        httpx.get(served.url.replace("https", "http") + "/readyz", trust_env=False)
+    line = f"{need('curl', 'Install curl.')} -sS {curl_options(served.details)} {served.url}/signature"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=30)
+    assert [c["name"] for c in json.loads(done.stdout)["columns"]] == COLUMNS, done.stderr
+    served.stop()
+
+
+def test_certificates_that_cannot_work_are_refused_before_anything_starts(up, bundles, tmp_path, monkeypatch, need):
+    openssl = need("openssl", "Install openssl.")
+    (crt, key), (_, strange) = certificate(tmp_path, openssl, "one"), certificate(tmp_path, openssl, "two")
+    ended = tmp_path / "ended.crt"
+    subprocess.run([openssl, "x509", "-in", str(crt), "-signkey", str(key), "-days", "-1", "-out", str(ended)], check=True,
+                   capture_output=True)
+    locked, text = tmp_path / "locked.key", tmp_path / "text.crt"
+    subprocess.run([openssl, "ec", "-in", str(key), "-aes256", "-passout", "pass:secret", "-out", str(locked)], check=True,
+                   capture_output=True)
+    text.write_text("no certificate")
+    cases = {(crt, strange): "belong together", (crt, ""): "tls_key", ("", key): "tls_certificate", (text, key): "PEM",
+             (crt, tmp_path / "none"): "tls_key", (crt, locked): "passphrase", (ended, key): "expired"}
+    for (one, two), word in cases.items():
+        monkeypatch.setenv("MLWORKBENCH_DEPLOYMENT_TLS_CERTIFICATE", str(one))
+        monkeypatch.setenv("MLWORKBENCH_DEPLOYMENT_TLS_KEY", str(two))
+        with pytest.raises(InputError, match=word):
+            deploy(bundles[0], name="no-tls", environment="current")
+    assert not alive("no-tls") and workspace().ledger.get("deployment", "no-tls") is None
