@@ -24,9 +24,9 @@ from ..serving.keys import SCOPES, make_key, read_keys
 OWN = ("predict", "feedback")  # what the workbench's own key is good for
 
 
-def keys_file(folder: Path) -> Path:
-    """The key file of a deployment's folder."""
-    return folder / "keys.json"
+def keys_file(place: Path) -> Path:
+    """The key file of a deployment's folder; a path that ends in ``.json`` is one itself."""
+    return place if place.suffix == ".json" else place / "keys.json"
 
 
 def own_key_file(folder: Path) -> Path:
@@ -42,19 +42,21 @@ def _write_private(path: Path, text: str) -> Path:
     return path
 
 
-def _locked(folder: Path) -> AbstractContextManager[None]:
-    return file_lock(folder / "keys.lock", wait=True)
+def _locked(place: Path) -> AbstractContextManager[None]:
+    if not keys_file(place).parent.is_dir():
+        raise InputError(problem("keys", "the key file's folder must exist", str(keys_file(place).parent)))
+    return file_lock(keys_file(place).with_suffix(".lock"), wait=True)
 
 
-def list_keys(folder: Path) -> list[dict[str, Any]]:
-    """The entries of a deployment's key file, in the order of their making; none holds a key.
+def list_keys(place: Path) -> list[dict[str, Any]]:
+    """The entries of a key file (or of a deployment's folder), in the order of their making; none holds a key.
 
     Raises
     ------
     InputError
         The file is none.
     """
-    path = keys_file(folder)
+    path = keys_file(place)
     if not path.exists():
         return []
     text = path.read_text(encoding="utf-8")
@@ -65,8 +67,8 @@ def list_keys(folder: Path) -> list[dict[str, Any]]:
     return json.loads(text)["keys"]
 
 
-def _write_keys(folder: Path, entries: list[dict[str, Any]]) -> None:
-    _write_private(keys_file(folder), json.dumps({"schema": 1, "keys": entries}, indent=1) + "\n")
+def _write_keys(place: Path, entries: list[dict[str, Any]]) -> None:
+    _write_private(keys_file(place), json.dumps({"schema": 1, "keys": entries}, indent=1) + "\n")
 
 # %% ../../nbs/61_deployment.keys.ipynb #c008
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
@@ -89,13 +91,13 @@ def _ends(expires: str | None) -> str | None:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def add_key(folder: Path, scopes: Iterable[str] = ("predict",), *, label: str = "", expires: str | None = None) -> str:
-    """A new key to a deployment, good within a second; it is kept nowhere.
+def add_key(place: Path, scopes: Iterable[str] = ("predict",), *, label: str = "", expires: str | None = None) -> str:
+    """A new key, good within a second where the file is in use; it is kept nowhere.
 
     Parameters
     ----------
-    folder
-        The deployment's.
+    place
+        A deployment's folder, or a key file (made when missing).
     scopes
         Of ``predict``, ``feedback``, ``admin``.
     label
@@ -112,12 +114,12 @@ def add_key(folder: Path, scopes: Iterable[str] = ("predict",), *, label: str = 
     if not wanted:
         raise InputError(problem("keys", "a key must be good for something", "no scopes", f"Known: {', '.join(SCOPES)}"))
     token, entry = make_key(wanted, label=label, expires=_ends(expires))
-    with _locked(folder):
-        _write_keys(folder, [*list_keys(folder), entry])
+    with _locked(place):
+        _write_keys(place, [*list_keys(place), entry])
     return token
 
 
-def revoke_key(folder: Path, key_id: str) -> None:
+def revoke_key(place: Path, key_id: str) -> None:
     """Take a key's right away, within a second.
 
     Raises
@@ -125,13 +127,13 @@ def revoke_key(folder: Path, key_id: str) -> None:
     InputError
         No key has that id.
     """
-    with _locked(folder):
-        entries = list_keys(folder)
+    with _locked(place):
+        entries = list_keys(place)
         kept = [entry for entry in entries if entry["id"] != key_id]
         if len(kept) == len(entries):
             known = ", ".join(entry["id"] for entry in entries) or "none"
             raise InputError(problem("keys", f"the id must be one of {known}", key_id))
-        _write_keys(folder, kept)
+        _write_keys(place, kept)
 
 
 def ensure_keys(folder: Path) -> Path:
