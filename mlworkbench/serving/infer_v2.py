@@ -111,14 +111,12 @@ def write_infer(asked: Infer, answer: Mapping[str, Any], outputs: Mapping[str, O
     told: dict[str, Any] = {"model_name": name, "model_version": version, "outputs": []}
     if asked.id is not None:
         told["id"] = asked.id
-    if answer.get("errors"):
-        told["parameters"] = {"errors": orjson.dumps(answer["errors"]).decode()}
+    if texts := {key: orjson.dumps(answer[key]).decode() for key in ("classes", "errors") if answer.get(key) is not None}:
+        told["parameters"] = texts
     parts = []
     for wanted in outputs if asked.outputs is None else asked.outputs:
         values = answer[wanted]
         tensor, raw = _write_tensor(output_of(wanted, values, outputs[wanted]), values, asked.as_bytes(wanted))
-        if wanted == "probabilities" and answer.get("classes") is not None:
-            tensor.setdefault("parameters", {})["classes"] = orjson.dumps(answer["classes"]).decode()
         told["outputs"].append(tensor)
         parts.append(raw)
     return _joined(told, parts)
@@ -231,10 +229,9 @@ def v2_answer(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
         parameters = entry.get("parameters") or {}
         text = parameters.get("content_type") == AS_JSON["content_type"]
         found[entry["name"]] = [orjson.loads(value) for value in values] if text else nest(values, shape)
-        if "classes" in parameters:
-            found["classes"] = orjson.loads(parameters["classes"])
-    if errors := (told.get("parameters") or {}).get("errors"):
-        found["errors"] = orjson.loads(errors)
+    texts = told.get("parameters") or {}
+    found |= {key: orjson.loads(texts[key]) for key in ("classes", "errors") if key in texts}
+    if "errors" in found:
         _without_answer(found, {fault["row"] for fault in found["errors"]})
     return found
 
