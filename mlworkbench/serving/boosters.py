@@ -24,6 +24,8 @@ class XGBoostRaw:
         ``missing``: the number that stands for a missing value (None: NaN); ``best_iteration``: the last round to use.
     """
 
+    arrays = True
+
     def __init__(self, booster: Any, about: Mapping[str, Any]):
         self.booster = booster
         self.missing = float("nan") if about.get("missing") is None else float(about["missing"])
@@ -49,6 +51,8 @@ def open_xgboost(path: Path, about: Mapping[str, Any]) -> Any:
 # %% ../../nbs/11_serving.boosters.ipynb #c009
 class LightGBMRaw:
     """Rows to LightGBM's own numbers; `booster` is a fitted `lightgbm.Booster`."""
+
+    arrays = True
 
     def __init__(self, booster: Any):
         self.booster = booster

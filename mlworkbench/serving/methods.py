@@ -164,7 +164,8 @@ class Asker:
 
     def __init__(self, estimator: Any, signature: Signature, threshold: Mapping[str, Any] | None = None):
         self.signature, self.threshold = signature, threshold
-        self.direct = getattr(estimator, "ask_columns", None)
+        able = getattr(estimator, "takes_columns", None)  # where it is not asked, all columns are taken
+        self.direct = getattr(estimator, "ask_columns", None) if able is None or able(signature) else None
         self._labels, self._write = signature.task == "multilabel", _WRITERS[signature.answer]
         method = "transform" if signature.task == "transform" else "predict"
         self._steps, estimator = steps_of(estimator) if method == "predict" else ([], estimator)

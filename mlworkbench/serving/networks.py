@@ -24,6 +24,8 @@ class TorchRaw:
         ``dtype``: the numbers it takes (``float32``).
     """
 
+    arrays = True
+
     def __init__(self, module: Any, about: Mapping[str, Any]):
         self.module, self.dtype = module, about.get("dtype") or "float32"
 
@@ -64,6 +66,7 @@ class OnnxRaw:
 
     def __init__(self, session: Any):
         self.session, self.inputs = session, session.get_inputs()
+        self.arrays = len(self.inputs) == 1 and self.inputs[0].type in ("tensor(float)", "tensor(double)")
 
     def feed(self, X: Any) -> dict[str, Any]:
         """The graph's inputs: all columns in one, or a column each, by name where the rows have names."""
@@ -116,6 +119,9 @@ class OnnxClassifier(ScoredClassifier):
         same = (self.classes_.dtype.kind in "iuf") == (found.dtype.kind in "iuf")
         return found.astype(self.classes_.dtype) if same else self.classes_[found.astype(int)]
 
+    def _answers(self, X: Any) -> dict[str, Any]:
+        return {"predictions": self.predict(X), "probabilities": self.predict_proba(X)}
+
     def _values(self, X: Any) -> Any:
         found = self.raw.run(X, self.about["answers"]["numbers"])
         return found.reshape(len(found)) if found.ndim == 2 and found.shape[1] == 1 else found
@@ -126,6 +132,9 @@ class OnnxDecider(ScoredModel):
 
     def predict(self, X: Any) -> Any:
         return self.raw.run(X, self.about["answers"]["label"]).reshape(-1)
+
+    def _answers(self, X: Any) -> dict[str, Any]:
+        return {"predictions": self.predict(X), "decision": self.decision_function(X)}
 
     def decision_function(self, X: Any) -> Any:
         """The numbers that the graph gives beside its labels."""
@@ -139,7 +148,12 @@ def onnx_model(session: Any, about: Mapping[str, Any]) -> Scored:
     if answers.get("label") and answers.get("numbers"):
         return (OnnxClassifier if about["task"] in ("binary", "multiclass", "multilabel") else OnnxDecider)(raw, about)
     only = answers.get("numbers") or answers["label"]
-    return scored(lambda X: raw.run(X, only), about)
+
+    def ask(X: Any) -> Any:
+        return raw.run(X, only)
+
+    ask.arrays = raw.arrays
+    return scored(ask, about)
 
 
 def onnx_session(source: Any) -> Any:

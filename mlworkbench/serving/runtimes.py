@@ -52,6 +52,24 @@ class Scored:
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
+    def takes_columns(self, signature: Any) -> bool:
+        """Whether `ask_columns` gives what a frame of the signature's columns would: all are numbers of full precision."""
+        full, numbers = ("float64", "bool", "int", "uint"), ("number", "integer", "boolean")
+        plain = all(c.type in numbers and c.dtype.lower().startswith(full) for c in signature.columns)
+        return plain and signature.input in ("frame", "array") and bool(getattr(self.raw, "arrays", False))
+
+    def ask_columns(self, columns: Mapping[str, Any], rows: int) -> dict[str, Any]:
+        """All answers from columns of plain numbers (None: missing), with one run of the model and without a frame."""
+        import numpy as np
+
+        told = list(columns.values())
+        if rows == 1:
+            return self._answers(np.array([[values[0] for values in told]], dtype=float))
+        return self._answers(np.ascontiguousarray(np.array(told, dtype=float).T))
+
+    def _answers(self, X: Any) -> dict[str, Any]:
+        return {"predictions": self.transform(X) if self.task == "transform" else self.predict(X)}
+
     def _values(self, X: Any) -> Any:
         """The raw answers; a single column is taken out of its table."""
         import numpy as np
@@ -100,7 +118,13 @@ class ScoredClassifier(Scored):
 
     def predict(self, X: Any) -> Any:
         """The likeliest class a row, the first of equals; of several labels 1 where the label is there."""
+        return self._likeliest(self.predict_proba(X))
+
+    def _answers(self, X: Any) -> dict[str, Any]:
         chances = self.predict_proba(X)
+        return {"predictions": self._likeliest(chances), "probabilities": chances}
+
+    def _likeliest(self, chances: Any) -> Any:
         if self.task == "multilabel":
             return (chances > 0.5).astype(int)
         return self.classes_[chances.argmax(axis=1)]
