@@ -55,6 +55,7 @@ class Parts:
     optimised: "Optimised | None" = None  # None: nothing was tried
     origins: Mapping[str, Any] = field(default_factory=dict)  # what is known of where it came from: for the manifest
     circumstances: Mapping[str, Any] = field(default_factory=dict)  # and what is different each time: for the provenance
+    service: Mapping[str, Any] = field(default_factory=dict)  # settings of the service that lie over those in force
 
     @property
     def converted(self) -> bool:
@@ -173,10 +174,11 @@ def write_code(folder: Path) -> Path:
 IN_THE_SIGNATURE = "serving.extra_columns"
 
 
-def service_settings(name: str) -> dict[str, Any]:
-    """What `service.json` holds: the settings of the section `serving` as they stand now."""
+def service_settings(name: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What `service.json` holds: the settings of the section `serving` as they stand now, those that are `given` over them."""
     keys = [key for key in KEYS if key.startswith("serving.") and key != IN_THE_SIGNATURE]
-    return {"name": name, **{key.removeprefix("serving."): setting(key) for key in keys}}
+    known = {key.removeprefix("serving."): setting(key) for key in keys}
+    return {"name": name, **known, **{key: value for key, value in (given or {}).items() if key in known}}
 
 # %% ../../nbs/45_bundling.content.ipynb #c017
 COMPUTING = ("numpy", "pandas", "scikit-learn", "scipy", "skops", "joblib")
@@ -245,7 +247,7 @@ def write_content(folder: Path, parts: Parts, environment: str = "isolated") -> 
     pins = lock_of(folder, parts, about, modules, environment)
     (folder / "requirements.lock").write_text(render_lock(pins, not_from_an_index(pins)), encoding="utf-8")
     pieces = {"signature": parts.signature.to_dict(), "profile": parts.profile.to_dict(), "golden": parts.golden,
-              "evaluation": parts.evaluation, "service": service_settings(parts.name)}
+              "evaluation": parts.evaluation, "service": service_settings(parts.name, parts.service)}
     for name, piece in pieces.items():
         if piece is not None:
             write_json(folder / f"{name}.json", piece)
@@ -299,6 +301,7 @@ def render_readme(folder: Path, manifest: Mapping[str, Any], parts: Parts) -> st
     )
     return template.render(
         name=manifest["name"], version=manifest["version"], builder=manifest["builder"], task=manifest["model"]["task"],
-        model_type=manifest["model"]["type"], columns=len(parts.signature.columns), golden_rows=len(parts.golden["rows"]),
+        model_type=manifest["model"]["type"], columns=len(parts.signature.columns), converted=parts.converted,
+        golden_rows=manifest["golden"]["rows"], real_rows=manifest["golden"]["real_rows"],
         evaluated=parts.evaluation is not None, card=bool(parts.card), packages=len(read_lock(folder / "requirements.lock")),
     )

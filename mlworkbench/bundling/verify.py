@@ -112,8 +112,10 @@ def check_schema(bundle: Path, reference: str | Path) -> None:
     found = bundle_schema(bundle)
     if found == SCHEMA:
         return
-    newer, named = "Use the mlworkbench that built it, or a newer one", f"mlworkbench migrate {reference}"
-    do = newer if found > SCHEMA else f"Type: {named}" if found else "Build it again"
+    stored = bundle.parent.parent == bento_home() / "bentos"
+    named = f"{bundle.parent.name}:{bundle.name}" if stored else str(bundle)
+    newer = "Use the mlworkbench that built it, or a newer one"
+    do = newer if found > SCHEMA else f"Type: mlworkbench migrate {named}" if found else "Build it again"
     raise InputError(problem(f"bundle {reference}", f"its format must be schema {SCHEMA}", f"schema {found or 'none'}", do))
 
 # %% ../../nbs/43_bundling.verify.ipynb #c018
@@ -165,16 +167,31 @@ def _first_content_sha256(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _ring_faults(bundle: Path) -> list[str]:
-    manifest, certificate = read_part(bundle, MANIFEST), read_part(bundle, CERTIFICATE)
-    sealed, found = certificate["sealed"], hash_files(bundle)
+def _sealed_faults(bundle: Path, found: Mapping[str, str]) -> list[str]:
+    """What differs from the certificate: the files around the content, and the manifest."""
+    return _compare(read_part(bundle, CERTIFICATE)["sealed"], found, CERTIFICATE)
+
+
+def _listed_faults(bundle: Path, found: Mapping[str, str]) -> list[str]:
+    """What differs from the manifest, which is as it was sealed; and what nobody lists."""
+    manifest, sealed = read_part(bundle, MANIFEST), read_part(bundle, CERTIFICATE)["sealed"]
     content = {f"{SOURCE}/{name}": digest for name, digest in manifest["files"].items()}
-    faults = _compare(content, found, MANIFEST) + _compare(sealed, found, CERTIFICATE)
+    faults = _compare(content, found, MANIFEST)
     digest = _first_content_sha256(manifest) if manifest["schema"] == 1 else content_sha256(manifest)
-    if not faults and (manifest["content_sha256"], manifest["version"]) != (digest, digest[:16]):
+    if (manifest["content_sha256"], manifest["version"]) != (digest, digest[:16]):
         faults.append(f"{SOURCE}/{MANIFEST} was changed: what it lists does not give its version")
     known = {*content, *sealed, *_OWN}
     return faults + [f"{name} was added: neither manifest nor certificate lists it" for name in found if name not in known]
+
+
+def _certificate_faults(bundle: Path, sha256: str, key: Path | None) -> list[str]:
+    """What is wrong with the certificate itself, which all else is judged by."""
+    if not (bundle / SOURCE / CERTIFICATE).is_file():
+        return [f"{SOURCE}/{CERTIFICATE} is missing: parity was never proved, or it was removed"]
+    if sha256 and bundle_sha256(bundle) != sha256:
+        return [f"{SOURCE}/{CERTIFICATE} was changed: its SHA-256 is not the one in the ledger"]
+    fault = signature_fault(bundle / SOURCE / CERTIFICATE, key)
+    return [f"{SOURCE}/{SIGNATURE} {fault}"] if fault else []
 
 
 def _key_in_force(key: str | Path | None) -> Path | None:
@@ -202,27 +219,17 @@ def verify_bundle(reference: str | Path, *, sha256: str | None = None, key: str 
         The key cannot be read.
     """
     bundle, known = resolve_bundle(reference)
-    sha256, key = known if sha256 is None else sha256, _key_in_force(key)
-    if not (bundle / SOURCE / CERTIFICATE).is_file():
-        return [f"{SOURCE}/{CERTIFICATE} is missing: parity was never proved, or it was removed"]
+    if faults := _certificate_faults(bundle, known if sha256 is None else sha256, _key_in_force(key)):
+        return faults
+    found, at = hash_files(bundle), CERTIFICATE
     try:
-        faults = _ring_faults(bundle)
+        faults = _sealed_faults(bundle, found)
+        if any(fault.startswith(f"{SOURCE}/{MANIFEST} ") for fault in faults):
+            return faults  # its list is worth nothing
+        at = MANIFEST
+        return faults + _listed_faults(bundle, found)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return [f"{SOURCE}/{_unreadable(bundle)} was changed: it cannot be read ({type(error).__name__}: {error})"]
-    if fault := signature_fault(bundle / SOURCE / CERTIFICATE, key):
-        faults.append(f"{SOURCE}/{SIGNATURE} {fault}")
-    if not faults and sha256 and bundle_sha256(bundle) != sha256:
-        faults.append(f"{SOURCE}/{CERTIFICATE} was changed: its SHA-256 is not the one in the ledger")
-    return faults
-
-
-def _unreadable(bundle: Path) -> str:
-    """Which of the two is not what it must be: the manifest unless it is as the certificate sealed it."""
-    try:
-        sealed = read_part(bundle, CERTIFICATE)["sealed"][f"{SOURCE}/{MANIFEST}"]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return CERTIFICATE
-    return CERTIFICATE if sha256_file(bundle / SOURCE / MANIFEST) == sealed else MANIFEST
+        return [f"{SOURCE}/{at} was changed: it cannot be read ({type(error).__name__}: {error})"]
 
 
 def check_bundle(reference: str | Path, *, sha256: str | None = None, key: str | Path | None = None) -> Path:
