@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -174,9 +174,10 @@ class Container:
 
 @contextlib.contextmanager
 def start_container(
-    engine: Engine, image: str, *, port: int = 3000, environment: Mapping[str, str] | None = None
+    engine: Engine, image: str, *, port: int = 3000, environment: Mapping[str, str] | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[Container]:
-    """Run an image within the block, hardened, its `port` on a free loopback port, with these variables.
+    """Run an image within the block, hardened, its `port` on a free loopback port, with these variables and options.
 
     Raises
     ------
@@ -184,7 +185,7 @@ def start_container(
         The engine could not start it.
     """
     name = f"mlworkbench-proof-{uuid4().hex[:12]}"
-    options = ["--name", name, "--publish", f"127.0.0.1::{port}", "--health-interval", "1s"]
+    options = ["--name", name, "--publish", f"127.0.0.1::{port}", "--health-interval", "1s", *options]
     try:
         names = [word for name in environment or {} for word in ("--env", name)]
         engine.run("run", "--detach", *HARDENED, *options, *names, image, secrets=environment)

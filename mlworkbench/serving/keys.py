@@ -121,11 +121,11 @@ def read_keys(text: str | bytes) -> dict[str, Key]:
 class Denied(ServiceError):
     """A caller who may not: 401 (nobody we know) or 403 (somebody, but not for this).
 
-    `reason` is ``absent``, ``unknown``, ``expired``, ``scope`` or ``unset``.
+    `reason` is ``absent``, ``unknown``, ``expired``, ``scope`` or ``unset``; `key` the id of the key, where it was good once.
     """
 
-    def __init__(self, reason: str, problem: str, status: int = 401):
-        self.reason = reason
+    def __init__(self, reason: str, problem: str, status: int = 401, *, key: str = ""):
+        self.reason, self.key = reason, key
         challenge = 'Bearer realm="mlworkbench"'
         if status == 403:
             challenge += ', error="insufficient_scope"'
@@ -218,9 +218,10 @@ class Keys:
         if key is None:
             key = self._verify(shown, given is not None)
         if key.expires <= time.time():
-            raise Denied("expired", "this API key has expired")
+            raise Denied("expired", "this API key has expired", key=key.id)
         if access != "read" and access not in key.scopes:
-            raise Denied("scope", f"this API key is good for {', '.join(sorted(key.scopes))}, not for {access}", 403)
+            text = f"this API key is good for {', '.join(sorted(key.scopes))}, not for {access}"
+            raise Denied("scope", text, 403, key=key.id)
         return key.id
 
     def _verify(self, shown: bytes | None, plain: bool) -> Key:

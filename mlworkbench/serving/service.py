@@ -214,6 +214,7 @@ class Front:
                 request.key = self.application.keys.check(request.headers, access)
             return await self._reply(route, request, started)
         except Denied as error:
+            request.key = error.key
             self.application.metrics.denied(error.reason)
             return denied_reply(error, request, self.application.documents["/"])
         except ServiceError as error:

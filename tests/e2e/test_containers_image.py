@@ -8,14 +8,17 @@ import threading
 from pathlib import Path
 from uuid import uuid4
 
+import httpx
 import pytest
 
 import mlworkbench as mlw
+from mlworkbench.bundling.parity import wait_ready
 from mlworkbench.containers import image as image_module
-from mlworkbench.containers.engine import find_engine
+from mlworkbench.containers.engine import find_engine, start_container
 from mlworkbench.containers.image import plan_image
 from mlworkbench.core.errors import GateFailed, MissingPart
 from mlworkbench.core.jobs import Job
+from mlworkbench.deployment.keys import add_key
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -191,3 +194,23 @@ def test_without_an_engine_the_plan_is_shown_and_what_is_missing(place, built_bu
     assert "FROM ${BASE}" in plan.evidence()[0].text and plan.artifacts() == {}
     plan.check()
     assert plan.summary() == {"base_image": "python:3.11-slim"}
+
+
+def test_an_image_lets_in_who_has_the_key_of_its_environment_or_of_a_mounted_file_and_nobody_else(built_image, engine, tmp_path):
+    keys, key = tmp_path / "keys.json", "from-the-container-s-secret"
+    shop = add_key(keys, ["predict"], label="shop")
+    keys.chmod(0o644)  # the image's own user reads it; it holds hashes alone
+    options = ["--volume", f"{keys}:/run/keys.json:ro", "--env", "MLW_KEYS_FILE=/run/keys.json"]
+    with start_container(engine, built_image.tag, environment={"MLW_API_KEY": key}, options=options) as container:
+        wait_ready(container.url, timeout_s=90, alive=container.alive, output=container.tail)
+
+        def ask(route: str, key: str = "", method: str = "GET") -> int:
+            return httpx.request(method, container.url + route, headers={"X-Api-Key": key} if key else {}, trust_env=False,
+                                 json={"labels": []} if method == "POST" else None).status_code
+
+        assert ask("/readyz") == 200 and ask("/signature") == 401 and ask("/signature", "another-key-of-that-length") == 401
+        assert ask("/signature", key) == ask("/signature", shop) == 200
+        assert (ask("/feedback", shop, "POST"), ask("/feedback", key, "POST")) == (403, 400)
+        assert key not in container.tail(200) and shop not in container.tail(200)
+        told = engine.run("image", "inspect", built_image.tag).output
+        assert "MLW_API_KEY" not in told and "MLW_PROBE_TOKEN" not in told

@@ -298,7 +298,8 @@ def test_every_line_of_the_service_is_json_and_no_line_holds_a_key_or_a_row(serv
     assert found["url.path"].startswith('/x\n{"log.level"') and found["labels.deployment"] == "guarded"
     assert all({"@timestamp", "log.level", "message", "ecs.version"} <= set(line) for line in told)
     assert "Ann Marie" not in text and served.all not in text and served.shop not in text
-    assert any(line.get("url.path") == "/feedback" and line["http.response.status_code"] == 403 for line in told)
+    refused = [line for line in told if line.get("url.path") == "/feedback" and line["http.response.status_code"] == 403]
+    assert refused and {line["user.id"] for line in refused} == {served.shop.split("_")[1]}
 
 
 # --- disks that are full or read-only -----------------------------------------------------------------------------------
