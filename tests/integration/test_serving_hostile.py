@@ -1,19 +1,23 @@
 """Hard to hurt: malformed and huge requests, overload, changed files, planted pickles. Never a crash, never a dishonest 5xx."""
 
 import asyncio
+import csv
 import gc
+import io
 import json
 import random
 import warnings
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
-from handmade_bundle import census, census_bundle, json_rows
+from handmade_bundle import census, census_bundle, census_signature, json_rows
 from hostile_bodies import Sent, spoil
 
 from mlworkbench.serving.application import Application
+from mlworkbench.serving.infer_v2 import v2_answer, v2_request
 from mlworkbench.serving.log import read_records
 from mlworkbench.serving.service import ROUTES, Front
 
@@ -63,14 +67,50 @@ async def ask(front: Front, sent: Sent, parts: int = 1) -> tuple[int, dict[bytes
     return start["status"], dict(start["headers"]), b"".join(part.get("body", b"") for part in rest)
 
 
+def tensors(rows: list[dict], binary: bool, path: str) -> Sent:
+    """The rows as the Open Inference Protocol sends them."""
+    body, headers = v2_request(census_signature(census()[0]), rows, binary)
+    return Sent(path, body, SHOWN | {name.lower(): value for name, value in headers.items()})
+
+
+def lines(rows: list[dict], kind: str) -> Sent:
+    """The rows as SageMaker sends them: a line each."""
+    text = "\n".join(json.dumps(row) for row in rows)
+    if kind == "text/csv":
+        text = pd.DataFrame(rows).to_csv(index=False)
+    return Sent("/invocations", text.encode(), SHOWN | {"content-type": kind, "accept": kind})
+
+
 def good_requests(rows: list[dict], ids: list[str]) -> dict[str, list[Sent]]:
     """Requests that are answered with 200, by their route: what is spoilt begins well."""
+    split = {"columns": list(rows[0]), "data": [list(row.values()) for row in rows[:2]]}
     bodies = {
         "/predict": [{"rows": rows[:1]}, {"rows": rows[:3], "on_error": "skip"}, {"rows": rows[:2], "on_error": "fail"}],
         "/feedback": [{"labels": [{"prediction_id": i, "label": "no"} for i in ids]}],
         "/admin/forget": [{"prediction_ids": ids or ["none"]}],
+        "/explain": [{"rows": rows[:1], "evaluations": 32}, {"rows": rows[:2], "evaluations": 32, "on_error": "skip"}],
+        "/invocations": [{"instances": rows[:2]}, rows[:1], split],
     }
-    return {path: [Sent(path, json.dumps(body).encode(), SHOWN) for body in several] for path, several in bodies.items()}
+    found = {path: [Sent(path, json.dumps(body).encode(), SHOWN) for body in several] for path, several in bodies.items()}
+    found["/invocations"] += [lines(rows[:3], "text/csv"), lines(rows[:2], "application/jsonlines")]
+    for path in (path for path in POST if path.endswith("/infer")):
+        own = path.format(model="census", version="0123456789abcdef")
+        found[path] = [tensors(rows[:2], False, own), tensors(rows[:3], True, own)]
+    return found
+
+
+def ids_in(sent: Sent, headers: dict[bytes, bytes], body: bytes) -> list[str]:
+    """The prediction ids of an answer, in whatever form it came."""
+    if sent.path.startswith("/v2"):
+        told = v2_answer(body, {name.decode(): value.decode() for name, value in headers.items()})
+        return [i for i in told.get("prediction_ids", []) if i]
+    kind = headers[b"content-type"]
+    if kind.startswith(b"text/csv"):
+        found = [line[-1] for line in csv.reader(io.StringIO(body.decode()))]
+        return [i for i in found if i not in ("", "prediction_id")]
+    if kind.startswith(b"application/jsonlines"):
+        return [i for line in body.splitlines() if (i := json.loads(line)["prediction_id"])]
+    return [i for i in json.loads(body).get("prediction_ids", []) if i]
 
 
 def check_answer(sent: Sent, status: int, headers: dict[bytes, bytes], body: bytes) -> None:
@@ -99,8 +139,8 @@ class Siege:
     async def ask(self, sent: Sent) -> int:
         status, headers, body = await ask(self.front, sent, parts=self.rng.choice([1, 1, 1, 2, 7]))
         check_answer(sent, status, headers, body)
-        if status == 200 and b'"prediction_ids"' in body:
-            self.acknowledged += [i for i in json.loads(body)["prediction_ids"] if i]
+        if status == 200:
+            self.acknowledged += ids_in(sent, headers, body)
         return status
 
     async def run(self, count: int) -> None:
@@ -126,4 +166,5 @@ def test_no_hostile_request_brings_the_service_down_or_makes_it_grow(path, appli
     measured(route=path, requests=count, answered=siege.statuses[200], refused=count - siege.statuses[200],
              grown_mb=round(grown_mb, 1))
     assert siege.statuses[400] > count / 4 and grown_mb < 32
-    assert [r["prediction_id"] for r in read_records(application.log.folder)] == siege.acknowledged
+    kept = [] if path == "/admin/forget" else siege.acknowledged  # which were forgotten again
+    assert [r["prediction_id"] for r in read_records(application.log.folder)] == kept
