@@ -132,7 +132,7 @@ def _write(path: Path, peer: Any, several: list) -> Path:
 def _say(peer: Any, name: str, found: Found) -> None:
     last = found.rounds[name][-1]
     print(f"{peer.name:12s} {name:24s} {found.figure(name, 'rate'):9.1f}/s  p50 {found.figure(name, 'p50_ms'):8.3f}  "
-          f"p99 {found.figure(name, 'p99_ms'):8.3f} ms  errors {_errors(found, name)}  others {last['others_cores']:.2f} cores",
+          f"p99 {found.figure(name, 'p99_ms'):8.3f} ms  cpu {found.figure(name, 'cpu_ms'):7.3f} ms  errors {_errors(found, name)}  others {last['others_cores']:.2f} cores",
           file=sys.stderr, flush=True)
 
 
@@ -148,15 +148,15 @@ def table(model: str, all_found: dict[str, Found], options: argparse.Namespace) 
     lines = []
     ours = all_found.get(OURS.name)
     for name in options.scenarios:
-        lines += [f"### {name}", "", "| service | requests/s | p50, ms | p99, ms | errors | ours is × as fast | others' cores |",
-                  "|---|---:|---:|---:|---:|---:|---:|"]
+        lines += [f"### {name}", "", "| service | requests/s | p50, ms | p99, ms | processor, ms a request | errors | "
+                  "ours is × as fast | others' cores |", "|---|---:|---:|---:|---:|---:|---:|---:|"]
         for peer, found in all_found.items():
             if name not in found.rounds:
                 continue
             ratio = ours.figure(name, "rate") / found.figure(name, "rate") if ours else float("nan")
             lines.append(
                 f"| {peer} | {found.figure(name, 'rate'):,.1f} | {found.figure(name, 'p50_ms'):.3f} | "
-                f"{found.figure(name, 'p99_ms'):.3f} | {_errors(found, name)} | {'' if peer == OURS.name else f'{ratio:.2f}'} | "
+                f"{found.figure(name, 'p99_ms'):.3f} | {found.figure(name, 'cpu_ms'):.3f} | {_errors(found, name)} | {'' if peer == OURS.name else f'{ratio:.2f}'} | "
                 f"{found.figure(name, 'others_cores'):.2f} |"
             )
         lines.append("")
@@ -208,8 +208,8 @@ def page(results: dict[str, dict[str, Found]], options: argparse.Namespace, load
         f"their own for the model besides). wrk posts {BODIES[1]} different bodies of one row, or {BODIES[100]} of 100 rows, in "
         f"turn, for {options.seconds:g} s after {options.warm_up:g} s of warm-up; the median of {options.rounds}. Before that, "
         f"100 single rows and 500 in hundreds are compared with the pipeline's answers (largest difference {TOLERANCE:g}). "
-        "Others' cores: how many were busy with something else meanwhile. Memory is the proportional set size of all "
-        "processes.", "",
+        "Processor: the time of all the service's processes. Others' cores: how many were busy with something else meanwhile. "
+        "Memory is the proportional set size of all the service's processes.", "",
         *services, "", *targets(results.get("forest", {}), results.get("function", {})),
     ]
     for model, found in results.items():

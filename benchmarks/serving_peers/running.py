@@ -126,17 +126,18 @@ def running(
 
 
 def load(service: Running, bodies: Path, connections: int, seconds: float) -> dict[str, float]:
-    """What wrk found: requests, seconds, p50_ms, p99_ms, status, socket, timeout; and others_cores, the cores that
-    neither the service nor wrk used."""
+    """What wrk found: requests, seconds, p50_ms, p99_ms, status, socket, timeout; with cpu_ms, the service's processor time
+    a request, and others_cores, the cores that neither the service nor wrk used."""
     url = f"http://127.0.0.1:{service.port}{service.route}"
     headers = [part for pair in service.headers.items() for part in pair]
     command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "30s", "-s", str(WRK), url, "--",
                str(bodies), *headers]
-    before = _others(service)
+    before, own = _others(service), service.cpu_s()
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
     if done.returncode:
         raise RuntimeError(f"wrk must end well, got:\n{done.stderr[-500:]}{done.stdout[-500:]}")
     found = json.loads(done.stdout.strip().splitlines()[-1])
+    found["cpu_ms"] = (service.cpu_s() - own) * 1000 / max(1, found["requests"])
     return found | {"others_cores": max(0.0, _others(service) - before) / found["seconds"]}
 
 
