@@ -18,19 +18,27 @@ from ..core.references import find
 from ..core.stages import Advanced, Setting, Source, stage
 from ..evaluation.result import Evaluation, read_evaluation
 from ..model.sources import ModelSource, check_target, model_source, read_rows
+from ..serving.integrity import sha256_file
 
 # %% ../../nbs/stages/2_bundle.ipynb #c005
-def _evaluation(reference: str, model: str) -> Evaluation | None:
-    """The evaluation that is meant; None when only a model was named and nothing has evaluated it."""
+def _evaluation(reference: str, model: str) -> tuple[Evaluation | None, dict[str, str]]:
+    """The evaluation that is meant, and where it came from; None when only a model was named and nothing has evaluated it."""
     path = Path(reference) / "evaluation.json" if Path(reference).is_dir() else Path(reference)
     if path.is_file():
-        return read_evaluation(path)
+        return read_evaluation(path), _origins(path, "")
     try:
-        return read_evaluation(find("evaluation", reference, where="bundle").path)
+        made = find("evaluation", reference, where="bundle")
     except NotFound:
         if reference != "latest" or model == "latest":
             raise
-        return None
+        return None, {}
+    return read_evaluation(made.path), _origins(Path(made.path), made.run)
+
+
+def _origins(evaluation: Path, run: str) -> dict[str, str]:
+    """The run that made an evaluation, and the hash of the notebook that was executed for it, where it lies beside it."""
+    notebook = evaluation.with_name("evaluate.ipynb")
+    return {"run": run, "notebook": sha256_file(notebook) if notebook.is_file() else ""}
 
 
 def _source(found: Evaluation | None, model: str, **named: Any) -> ModelSource:
@@ -55,7 +63,10 @@ def bundle(
     environment: Annotated[Literal["isolated", "current"] | None, Setting("bundling.environment")] = None,
     policy: Annotated[dict[str, str] | None, Advanced()] = None,
     golden_rows: Annotated[int | None, Ge(8), Le(10_000), Setting("bundling.golden_rows")] = None,
+    real_rows: Annotated[int, Ge(0), Le(10_000), Advanced()] = 0,
     tolerance: Annotated[float | None, Ge(0), Setting("bundling.tolerance")] = None,
+    optimise: Annotated[Literal["auto", "off", "required"] | None, Setting("bundling.optimise")] = None,
+    quantise: Annotated[Literal["off", "int8"], Advanced()] = "off",
     seed: Annotated[int, Ge(0), Advanced()] = 0,
 ) -> Bundle:
     """Build a bundle from an evaluated model, and prove that it predicts the same.
@@ -88,12 +99,18 @@ def bundle(
         by column, what the service does with a value that does not fit: reject, coerce or flag; none means flag
     golden_rows
         rows to synthesise for the proof
+    real_rows
+        rows of the data to add to them; they stand in the bundle as they are, and it says so
     tolerance
         largest difference of a number that still counts as equal
+    optimise
+        serve a converted model that gives the same answers faster: auto (where there is one), off, or required
+    quantise
+        int8: of a network serve a copy in eight bits, where that is proved too
     seed
         seed of the golden rows
     """
-    found = _evaluation(evaluation, model)
+    found, origins = _evaluation(evaluation, model)
     source = _source(found, model, data=data, target=target, ignore=ignore, trust=trust, trusted=trusted, task=task,
                      classes=classes)
     loaded = source.load()
@@ -103,10 +120,11 @@ def bundle(
             do = "Evaluate the model first, or leave evaluation or model out"
             must = "the evaluation must be of the model that is bundled"
             raise InputError(problem("bundle", must, f"{evaluation!r} and {model!r}", do))
-        found = None
+        found, origins = None, {}
     rows = read_rows(source, source.examples or source.data)
     made = build_bundle(
         loaded, name=name or (found.name if found else source.name), examples=rows.X, evaluation=found,
-        environment=environment, policy=policy, golden_rows=golden_rows, tolerance=tolerance, seed=seed,
+        environment=environment, policy=policy, golden_rows=golden_rows, real_rows=real_rows, tolerance=tolerance,
+        optimise=optimise, quantise=quantise, seed=seed, origins=origins,
     )
     return replace(made, sources=source.to_dict())
