@@ -44,6 +44,33 @@ def series(name: str, labels: Mapping[str, object]) -> str:
     return f"{name}{{{inside}}}"
 
 # %% ../../nbs/14_serving.counters.ipynb #c009
+def _whole(lines: list[bytes]) -> Iterator[list]:
+    """The entries among the lines: one that is being written, or that a full disk cut off, is none."""
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)
+
+
+def _read(path: Path) -> array:
+    values = array("d")
+    data = path.read_bytes()
+    values.frombytes(data[: len(data) // 8 * 8])
+    return values
+
+
+def _living(path: Path) -> bool:
+    """Whether the process that made the file still holds it."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return not hold_file(file)
+    finally:
+        os.close(file)
+
+
+def _cut(entries: Iterable, values: Sequence[float]) -> Iterator[tuple[str, dict[str, str], list[float]]]:
+    return ((name, labels, list(values[start : start + width])) for name, labels, start, width in entries)
+
+# %% ../../nbs/14_serving.counters.ipynb #c010
 _ROOM = 2048  # numbers that a new file has room for
 _SPARE = 64  # the first ones, which nobody reads: for a series that finds no room
 
@@ -119,34 +146,7 @@ class Counters:
             values = path.with_suffix(".values")
             yield int(path.name.split("-")[0]), _living(values), list(_cut(_whole(lines), _read(values)))
 
-
-def _whole(lines: list[bytes]) -> Iterator[list]:
-    """The entries among the lines: one that is being written, or that a full disk cut off, is none."""
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            yield json.loads(line)
-
-
-def _read(path: Path) -> array:
-    values = array("d")
-    data = path.read_bytes()
-    values.frombytes(data[: len(data) // 8 * 8])
-    return values
-
-
-def _living(path: Path) -> bool:
-    """Whether the process that made the file still holds it."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        return not hold_file(file)
-    finally:
-        os.close(file)
-
-
-def _cut(entries: Iterable, values: Sequence[float]) -> Iterator[tuple[str, dict[str, str], list[float]]]:
-    return ((name, labels, list(values[start : start + width])) for name, labels, start, width in entries)
-
-# %% ../../nbs/14_serving.counters.ipynb #c011
+# %% ../../nbs/14_serving.counters.ipynb #c012
 def total(counters: Counters, kinds: Mapping[str, str]) -> dict[tuple[str, str], tuple[dict[str, str], list[float]]]:
     """The sums over all processes, by name and labels; `kinds` says of each name whether it is a ``gauge``."""
     sums: dict[tuple[str, str], tuple[dict[str, str], list[float]]] = {}

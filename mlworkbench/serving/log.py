@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'PROBE_PREFIX', 'COLUMNS', 'Batch', 'utc_now', 'pattern', 'locate', 'has_record', 'find_record',
-           'parse_line', 'hold_file', 'Veil', 'PredictionLog', 'NoLog', 'segments', 'read_records', 'records_sql']
+           'parse_line', 'hold_file', 'Veil', 'record_tails', 'PredictionLog', 'NoLog', 'segments', 'read_records',
+           'records_sql']
 
 # %% ../../nbs/13_serving.log.ipynb #c003
 import contextlib
@@ -156,6 +157,41 @@ def hold_file(file: int) -> bool:
     return True
 
 # %% ../../nbs/13_serving.log.ipynb #c013
+_LOOK_S = 1.0
+
+
+class _Segments:
+    """The open segments of a process, by kind; to be used under its `lock`."""
+
+    def __init__(self, folder: Path, limit: int, age_s: float):
+        self.folder, self.limit, self.age_s = folder, limit, age_s
+        self.lock = threading.Lock()
+        self._open: dict[str, _Segment] = {}
+
+    def of(self, kind: str) -> _Segment:
+        """The segment to write to."""
+        segment = self._open.get(kind)
+        if segment is None or segment.size >= self.limit or self._ended(segment):
+            fresh = _Segment(self.folder, kind)
+            if segment is not None:
+                segment.close()
+            segment = self._open[kind] = fresh
+        return segment
+
+    def _ended(self, segment: _Segment) -> bool:
+        now = time.monotonic()
+        if segment.sound and now - segment.looked < _LOOK_S:
+            return False
+        segment.looked = now
+        return not segment.sound or now - segment.born >= self.age_s or segment.gone()
+
+    def close(self, older_than_s: float = 0.0) -> None:
+        """Close those that were begun so long ago; the next write begins new ones."""
+        with self.lock:
+            for kind in [k for k, segment in self._open.items() if time.monotonic() - segment.born >= older_than_s]:
+                self._open.pop(kind).close()
+
+# %% ../../nbs/13_serving.log.ipynb #c015
 class Veil(Protocol):
     """What keeps private columns out of the log."""
 
@@ -165,9 +201,16 @@ class Veil(Protocol):
 
 
 Batch = tuple[Sequence[dict[str, Any]], dict[str, Any]]  # the records of one request, and what they have in common
-_LOOK_S = 1.0  # between two looks whether a segment is still there, and young
 
 
+def record_tails(about: bytes, records: Sequence[dict[str, Any]], shared: dict[str, Any], veil: Veil | None) -> list[bytes]:
+    """The lines of a request without their ids; `about` stands in all lines of a log."""
+    if veil is not None:
+        records = [{**record, "inputs": veil.inputs(record["inputs"])} for record in records]
+    same = about + orjson.dumps(shared)[1:-1] + b","
+    return [same + orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)[1:] for record in records]
+
+# %% ../../nbs/13_serving.log.ipynb #c016
 class PredictionLog:
     """The prediction log of one process of a service.
 
@@ -179,10 +222,8 @@ class PredictionLog:
         ``name:version`` of the bundle.
     deployment
         The deployment's name, or None.
-    rotate_mb
-        Size after which a new segment is begun.
-    rotate_s
-        Age after which a new segment is begun; None: however old.
+    rotate_mb, rotate_s
+        Size and age after which a new segment is begun; no age: None.
     veil
         What hides private columns; None: nothing is private.
     """
@@ -191,28 +232,10 @@ class PredictionLog:
 
     def __init__(self, folder: str | Path, *, model: str, deployment: str | None = None, rotate_mb: float = 64.0,
                  rotate_s: float | None = None, veil: Veil | None = None):
-        self.folder = Path(folder)
+        self.folder, self._veil = Path(folder), veil
         self.folder.mkdir(parents=True, exist_ok=True)
         self._about = orjson.dumps({"model": model, "deployment": deployment})[1:-1] + b","
-        self._limit, self._age, self._veil = int(rotate_mb * 2**20), rotate_s or float("inf"), veil
-        self._segments: dict[str, _Segment] = {}
-        self._lock = threading.Lock()
-
-    def _segment(self, kind: str) -> _Segment:
-        segment = self._segments.get(kind)
-        if segment is None or segment.size >= self._limit or self._ended(segment):
-            fresh = _Segment(self.folder, kind)
-            if segment is not None:
-                segment.close()
-            segment = self._segments[kind] = fresh
-        return segment
-
-    def _ended(self, segment: _Segment) -> bool:
-        now = time.monotonic()
-        if segment.sound and now - segment.looked < _LOOK_S:
-            return False
-        segment.looked = now
-        return not segment.sound or now - segment.born >= self._age or segment.gone()
+        self._segments = _Segments(self.folder, int(rotate_mb * 2**20), rotate_s or float("inf"))
 
     def write(self, batches: Sequence[Batch]) -> list[list[str]]:
         """Write the records of several requests at once; returns each one's ids when the kernel has them all.
@@ -228,9 +251,9 @@ class PredictionLog:
         OSError
             The log cannot be written; nothing of any request stays in it.
         """
-        tails = [self._tails(records, shared) for records, shared in batches]
-        with self._lock:
-            segment = self._segment("predictions")
+        tails = [record_tails(self._about, records, shared, self._veil) for records, shared in batches]
+        with self._segments.lock:
+            segment = self._segments.of("predictions")
             name, offset, ids, lines = segment.id, segment.size, [], []
             for each in tails:
                 own: list[str] = []
@@ -243,21 +266,14 @@ class PredictionLog:
             segment.append(lines[0] if len(lines) == 1 else b"".join(lines))
         return ids
 
-    def _tails(self, records: Sequence[dict[str, Any]], shared: dict[str, Any]) -> list[bytes]:
-        """The lines of a request without their ids."""
-        if self._veil is not None:
-            records = [{**record, "inputs": self._veil.inputs(record["inputs"])} for record in records]
-        same = self._about + orjson.dumps(shared)[1:-1] + b","
-        return [same + orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)[1:] for record in records]
-
     def predictions(self, records: Sequence[dict[str, Any]], shared: dict[str, Any]) -> list[str]:
         """Write the records of one request; returns their ids: see `write`."""
         return self.write([(records, shared)])[0]
 
     def _plain(self, kind: str, records: list[dict[str, Any]]) -> None:
         data = b"".join(orjson.dumps({"schema": SCHEMA, **record}) + b"\n" for record in records)
-        with self._lock:
-            self._segment(kind).append(data)
+        with self._segments.lock:
+            self._segments.of(kind).append(data)
 
     def rejected(self, errors: list[dict[str, Any]], shared: dict[str, Any], *, rows: int | None = None) -> None:
         """Write that a request, or rows of one, were refused, with at most 20 of its errors."""
@@ -277,18 +293,13 @@ class PredictionLog:
 
     def rest(self) -> None:
         """Close the segments that are too old; the next write begins new ones."""
-        with self._lock:
-            for kind in [k for k, segment in self._segments.items() if time.monotonic() - segment.born >= self._age]:
-                self._segments.pop(kind).close()
+        self._segments.close(self._segments.age_s)
 
     def close(self) -> None:
         """Close the open segments."""
-        with self._lock:
-            for segment in self._segments.values():
-                segment.close()
-            self._segments.clear()
+        self._segments.close()
 
-# %% ../../nbs/13_serving.log.ipynb #c014
+# %% ../../nbs/13_serving.log.ipynb #c018
 class NoLog:
     """What a service without a log folder has: ids, and nothing behind them."""
 
@@ -317,7 +328,7 @@ class NoLog:
     def close(self) -> None:
         """Nothing is open."""
 
-# %% ../../nbs/13_serving.log.ipynb #c020
+# %% ../../nbs/13_serving.log.ipynb #c024
 def segments(folder: str | Path, kind: str) -> list[Path]:
     """The segments of a kind, oldest first."""
     return sorted(Path(folder).glob(f"{kind}-*.jsonl"))
@@ -332,7 +343,7 @@ def read_records(folder: str | Path, kind: str = "predictions") -> Iterator[dict
                 if record is not None:
                     yield record
 
-# %% ../../nbs/13_serving.log.ipynb #c023
+# %% ../../nbs/13_serving.log.ipynb #c027
 def records_sql(folder: str | Path, kind: str = "predictions") -> str:
     """A kind's records as a DuckDB relation, to stand behind ``FROM``; an empty one when there are no segments."""
     columns = COLUMNS[kind]

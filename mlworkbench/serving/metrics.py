@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BUCKETS', 'REQUESTS', 'SECONDS', 'RUNNING', 'QUEUE', 'ROWS', 'REJECTED', 'FLAGGED', 'DENIED', 'LOG_FAILURES',
-           'BATCHED', 'CACHED', 'INFO', 'STARTED', 'MEMORY', 'CPU', 'FAMILIES', 'share_folder', 'reason', 'Metrics']
+           'BATCHED', 'CACHED', 'INFO', 'STARTED', 'MEMORY', 'CPU', 'FAMILIES', 'share_folder', 'reason', 'render',
+           'Metrics']
 
 # %% ../../nbs/14_serving.metrics.ipynb #c003
 import contextlib
@@ -13,7 +14,7 @@ import shutil
 import tempfile
 import time
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,29 @@ def reason(problem: str) -> str:
     return next((word for start, word in _REASONS.items() if problem.startswith(start)), "other")
 
 # %% ../../nbs/14_serving.metrics.ipynb #c011
+def render(counters: Counters, known: Mapping[str, list]) -> bytes:
+    """The metrics of all workers in Prometheus' text format, with the samples that are `known` beside."""
+    sums = total(counters, {family.name: family.kind for family in FAMILIES})
+    samples: dict[str, list] = dict(known)
+    for (name, _), found in sorted(sums.items()):
+        samples.setdefault(name, []).append(found)
+    usage = list(_usage(pid for pid, alive, _ in counters.processes() if alive))
+    samples[MEMORY.name] = [({"worker": pid}, [float(memory)]) for pid, memory, _ in usage]
+    samples[CPU.name] = [({"worker": pid}, [cpu]) for pid, _, cpu in usage]
+    return write_text(FAMILIES, samples)
+
+
+def _usage(pids: Iterator[int]) -> Iterator[tuple[int, int, float]]:
+    """Resident bytes and seconds on a processor of each process that is still there."""
+    import psutil
+
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            times = process.cpu_times()
+            yield pid, process.memory_info().rss, round(times.user + times.system, 3)
+
+# %% ../../nbs/14_serving.metrics.ipynb #c013
 _SUM = len(BUCKETS) + 1  # where a histogram of seconds has its sum
 _COLUMNS = 1000  # columns that get series of their own
 
@@ -160,24 +184,4 @@ class Metrics:
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format, for all workers of the service."""
-        sums = total(self._counters, {family.name: family.kind for family in FAMILIES})
-        samples: dict[str, list] = {}
-        for (name, _), found in sorted(sums.items()):
-            samples.setdefault(name, []).append(found)
-        samples[INFO.name] = [(self._info, [1.0])]
-        samples[STARTED.name] = [({}, [self._started])]
-        usage = list(_usage(pid for pid, alive, _ in self._counters.processes() if alive))
-        samples[MEMORY.name] = [({"worker": pid}, [float(memory)]) for pid, memory, _ in usage]
-        samples[CPU.name] = [({"worker": pid}, [cpu]) for pid, _, cpu in usage]
-        return write_text(FAMILIES, samples)
-
-
-def _usage(pids: Iterator[int]) -> Iterator[tuple[int, int, float]]:
-    """Resident bytes and seconds on a processor of each process that is still there."""
-    import psutil
-
-    for pid in pids:
-        with contextlib.suppress(psutil.Error):
-            process = psutil.Process(pid)
-            times = process.cpu_times()
-            yield pid, process.memory_info().rss, round(times.user + times.system, 3)
+        return render(self._counters, {INFO.name: [(self._info, [1.0])], STARTED.name: [({}, [self._started])]})

@@ -96,7 +96,7 @@ def test_no_secret_is_in_the_file_or_in_what_is_remembered_of_it(path, made):
     token, entry = made
     secret = token.split("_", 2)[2]
     assert secret not in path.read_text() and len(secret) >= 43
-    assert secret not in repr(service(path)._keys)
+    assert secret not in repr(service(path).file.keys)
 
 
 def test_keys_come_go_and_change_their_scopes_while_the_service_runs(path, made):
@@ -132,7 +132,7 @@ def test_between_two_looks_the_file_is_not_read_again(path, made):
     keys = Keys({"MLW_KEYS_FILE": str(path)}, refresh_s=3600)
     write(path)
     assert keys.check(bearer(token), "predict")
-    keys._next = 0
+    keys.file.due = 0
     assert denied(keys, bearer(token)).status == 401
 
 
@@ -163,6 +163,20 @@ def test_a_file_that_vanishes_leaves_the_keys_in_force_and_is_said_once(path, ma
         assert [bool(keys.check(bearer(token), "predict")) for _ in range(3)] == [True] * 3
     assert len(caplog.records) == 1
     write(path, entry)
+    assert keys.check(bearer(token), "predict")
+
+
+def test_a_file_that_becomes_readable_again_without_a_change_is_read(path, made, monkeypatch, caplog):
+    token, _ = made
+
+    def no(self):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(path), "read_bytes", no)
+        keys = service(path)
+        assert [denied(keys, bearer(token)).reason for _ in range(3)] == ["unset"] * 3
+    assert len(caplog.records) == 1 and "Permission denied" in caplog.text
     assert keys.check(bearer(token), "predict")
 
 
