@@ -130,10 +130,9 @@ def _write(path: Path, peer: Any, several: list) -> Path:
 
 
 def _say(peer: Any, name: str, found: Found) -> None:
-    last = found.rounds[name][-1]
-    print(f"{peer.name:12s} {name:24s} {found.figure(name, 'rate'):9.1f}/s  p50 {found.figure(name, 'p50_ms'):8.3f}  "
-          f"p99 {found.figure(name, 'p99_ms'):8.3f} ms  cpu {found.figure(name, 'cpu_ms'):7.3f} ms  errors {_errors(found, name)}  others {last['others_cores']:.2f} cores",
-          file=sys.stderr, flush=True)
+    rate, p50, p99, cpu, others = (found.figure(name, f) for f in ("rate", "p50_ms", "p99_ms", "cpu_ms", "others_cores"))
+    print(f"{peer.name:12s} {name:24s} {rate:9.1f}/s  p50 {p50:8.3f}  p99 {p99:8.3f}  processor {cpu:7.3f} ms  "
+          f"errors {_errors(found, name)}  others {others:.2f} cores", file=sys.stderr, flush=True)
 
 
 def _errors(found: Found, name: str) -> int:
@@ -153,12 +152,10 @@ def table(model: str, all_found: dict[str, Found], options: argparse.Namespace) 
         for peer, found in all_found.items():
             if name not in found.rounds:
                 continue
-            ratio = ours.figure(name, "rate") / found.figure(name, "rate") if ours else float("nan")
-            lines.append(
-                f"| {peer} | {found.figure(name, 'rate'):,.1f} | {found.figure(name, 'p50_ms'):.3f} | "
-                f"{found.figure(name, 'p99_ms'):.3f} | {found.figure(name, 'cpu_ms'):.3f} | {_errors(found, name)} | {'' if peer == OURS.name else f'{ratio:.2f}'} | "
-                f"{found.figure(name, 'others_cores'):.2f} |"
-            )
+            rate, p50, p99, cpu, others = (found.figure(name, f) for f in ("rate", "p50_ms", "p99_ms", "cpu_ms", "others_cores"))
+            ratio = f"{ours.figure(name, 'rate') / rate:.2f}" if ours and found is not ours else ""
+            lines.append(f"| {peer} | {rate:,.1f} | {p50:.3f} | {p99:.3f} | {cpu:.3f} | {_errors(found, name)} | {ratio} | "
+                         f"{others:.2f} |")
         lines.append("")
     lines += ["### Start and memory", "", "| service | from start to the first answer, s | idle memory, MB |", "|---|---:|---:|"]
     lines += [f"| {peer} | {found.ready_s:.1f} | {found.memory_mb:.0f} |" for peer, found in all_found.items() if found.ready_s]
