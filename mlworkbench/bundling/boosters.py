@@ -75,7 +75,7 @@ def xgboost_scores(booster: Any, x: Tensor, about: Mapping[str, Any]) -> tuple[T
     start = np.broadcast_to(np.array(json.loads(facts["base_score"]), dtype=np.float32), outputs)
     return sum_of_trees(x, [constant_tree(_margin(start, objective)), *trees], SINGLE), objective
 
-
+# %% ../../nbs/43_bundling.boosters.ipynb #c009
 def _margin(start: Any, objective: str) -> list[float]:
     """The first guess as a score: it is kept as what the objective gives."""
     import numpy as np
@@ -90,7 +90,7 @@ _EXPONENTIAL = ("count:poisson", "reg:gamma", "reg:tweedie")
 _IDENTITY = ("reg:squarederror", "reg:absoluteerror", "reg:pseudohubererror", "reg:squaredlogerror", "reg:quantileerror",
              "rank:pairwise", "rank:ndcg", "rank:map")
 
-# %% ../../nbs/43_bundling.boosters.ipynb #c009
+# %% ../../nbs/43_bundling.boosters.ipynb #c010
 def xgboost_answer(booster: Any, table: Table, about: Mapping[str, Any]) -> Answer:
     """What a booster of XGBoost answers; `about` holds its task, its missing number and its best iteration."""
     table = booster_table(table, about)
@@ -113,7 +113,7 @@ def xgboost_answer(booster: Any, table: Table, about: Mapping[str, Any]) -> Answ
         return Answer(values=scores)
     raise Unconvertible(f"XGBoost's objective {objective} is not converted")
 
-# %% ../../nbs/43_bundling.boosters.ipynb #c011
+# %% ../../nbs/43_bundling.boosters.ipynb #c012
 _CATEGORICAL, _LEFT = 1, 2
 _NOTHING, _ZERO, _NAN = 0, 1, 2
 
@@ -159,7 +159,7 @@ def _missing(limits: Any, kinds: Any) -> Any:
         raise Unconvertible("a LightGBM model that takes 0 for missing is not converted")
     return np.where(what == _NAN, (kinds & _LEFT) > 0, limits >= 0)
 
-# %% ../../nbs/43_bundling.boosters.ipynb #c012
+# %% ../../nbs/43_bundling.boosters.ipynb #c013
 def _sections(text: str) -> tuple[dict[str, str], list[dict[str, str]]]:
     """The head of a LightGBM text, and its trees, as words by name."""
     parts = text.partition("\nend of trees")[0].split("\nTree=")
@@ -194,7 +194,7 @@ def lightgbm_answer(booster: Any, table: Table, about: Mapping[str, Any]) -> Ans
         raise Unconvertible(f"LightGBM's objective {' '.join([objective, *details]) or 'of a function'} is not converted")
     return Answer(values=scores)
 
-# %% ../../nbs/43_bundling.boosters.ipynb #c014
+# %% ../../nbs/43_bundling.boosters.ipynb #c015
 def _face(answer: Callable[[Any, Table, Mapping[str, Any]], Answer]) -> Callable[[Any, Table, Any], Answer]:
     def face(estimator: Any, table: Table, convert: Any) -> Answer:
         from mlworkbench.model.loading import wrap

@@ -23,6 +23,7 @@ from .neighbours import KEPT_FEATURES, NEIGHBOURS
 from .networks import onnx_answer, torch_answer
 from .scaling import SCALING
 from .sources import Answer, Sources, Table, Unconvertible, unknown_part
+from .wrappers import WRAPPERS
 from ..serving.signature import Signature
 
 # %% ../../nbs/44_bundling.convert.ipynb #c006
@@ -32,7 +33,7 @@ def name_of(estimator: Any) -> str:
     package = kind.__module__.split(".")[0]
     return kind.__name__ if package == "sklearn" else f"{package}.{kind.__name__}"
 
-
+# %% ../../nbs/44_bundling.convert.ipynb #c007
 class Conversion:
     """Finds the function of each estimator; handed on to those that hold others."""
 
@@ -80,7 +81,7 @@ class Conversion:
             table = self.transform(step, table)
         return table
 
-# %% ../../nbs/44_bundling.convert.ipynb #c008
+# %% ../../nbs/44_bundling.convert.ipynb #c009
 def pipeline(estimator: Any, table: Table, convert: Conversion) -> Table:
     """`Pipeline` of transformers."""
     return convert.through([step for _, step in estimator.steps], table)
@@ -104,7 +105,7 @@ def feature_union(estimator: Any, table: Table, convert: Conversion) -> Table:
     parts = [convert.transform(part, table) for _, part in estimator.transformer_list if part != "drop"]
     return parts[0].beside(*parts[1:])
 
-# %% ../../nbs/44_bundling.convert.ipynb #c009
+# %% ../../nbs/44_bundling.convert.ipynb #c010
 def pipeline_answer(estimator: Any, table: Table, convert: Conversion) -> Answer:
     """`Pipeline` with a model at its end."""
     steps = [step for _, step in estimator.steps if step is not None and step != "passthrough"]
@@ -124,10 +125,11 @@ TRANSFORMERS: dict[str, Callable[[Any, Table, Conversion], Table]] = {
     "FeatureUnion": feature_union,
 }
 MODELS: dict[str, Callable[[Any, Table, Conversion], Answer]] = {
-    **FORESTS, **LINEAR, **NEIGHBOURS, **ENSEMBLES, **BOOSTERS, "Pipeline": pipeline_answer, **dict.fromkeys(SEARCHES, searched),
+    **FORESTS, **LINEAR, **NEIGHBOURS, **ENSEMBLES, **WRAPPERS, **BOOSTERS, "Pipeline": pipeline_answer,
+    **dict.fromkeys(SEARCHES, searched),
 }
 
-# %% ../../nbs/44_bundling.convert.ipynb #c011
+# %% ../../nbs/44_bundling.convert.ipynb #c012
 @dataclass(frozen=True)
 class Converted:
     """A graph, and the manifest's entry that goes with it.
@@ -172,7 +174,7 @@ def columns_of_model(estimator: Any, signature: Signature) -> list[Any]:
     learned = [str(name) for name in getattr(estimator, "feature_names_in_", ())]
     return [named[name] for name in learned] if learned and set(learned) <= set(named) else list(signature.columns)
 
-# %% ../../nbs/44_bundling.convert.ipynb #c012
+# %% ../../nbs/44_bundling.convert.ipynb #c013
 NETWORKS: dict[str, Callable[[Any, Table], Answer]] = {"PyTorch": torch_answer, "ONNX": onnx_answer}
 _ROWS_AT_ONCE = 1000
 
@@ -199,7 +201,7 @@ def convert_columns(columns: Sequence[Any], signature: Signature, ask: Callable[
     }
     return Converted(model_bytes(sources.graph, outputs), about, jumps_exactly(sources.graph))
 
-
+# %% ../../nbs/44_bundling.convert.ipynb #c014
 def convert_estimator(estimator: Any, signature: Signature) -> Converted:
     """A fitted estimator with scikit-learn's methods as one graph over the signature's columns.
 

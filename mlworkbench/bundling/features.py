@@ -154,7 +154,7 @@ def bins(estimator: Any, table: Table, convert: Any) -> Table:
     made = table.of(join(columns), table.single)
     return made if estimator.encode == "ordinal" else encode_numbers(estimator._encoder, made, convert, closed=True)
 
-
+# %% ../../nbs/43_bundling.features.ipynb #c014
 def _asked_numbers(step: Any, base: Sequence[float], place: int, values: Sequence[float]) -> Any:
     """What an encoder makes of numbers in one column, the others held: shape (values, outputs); None where it refuses."""
     import warnings
@@ -195,7 +195,7 @@ def encode_numbers(step: Any, table: Table, convert: Any, closed: bool = False) 
         parts.append(chosen)
     return table.of(join(parts))
 
-# %% ../../nbs/43_bundling.features.ipynb #c014
+# %% ../../nbs/43_bundling.features.ipynb #c015
 FEATURES: dict[str, Callable[[Any, Table, Any], Table]] = {
     "PCA": principal_components, "IncrementalPCA": principal_components, "FastICA": independent_components,
     **dict.fromkeys(("TruncatedSVD", "GaussianRandomProjection", "SparseRandomProjection", "NeighborhoodComponentsAnalysis"),

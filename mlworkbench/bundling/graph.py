@@ -85,7 +85,7 @@ class Tensor:
         """Where both hold the same."""
         return self.op("Equal", other, dtype=TRUTH)
 
-
+# %% ../../nbs/42_bundling.graph.ipynb #c007
 def _widest(*values: Any) -> int | None:
     widths = [v.width if isinstance(v, Tensor) else _columns_of(v) for v in values]
     return max((w for w in widths if w is not None), default=None)
@@ -95,7 +95,7 @@ def _columns_of(matrix: Any) -> int | None:
     shape = (None, matrix.width) if isinstance(matrix, Tensor) else getattr(matrix, "shape", ())
     return shape[-1] if len(shape) > 1 else None
 
-# %% ../../nbs/42_bundling.graph.ipynb #c008
+# %% ../../nbs/42_bundling.graph.ipynb #c009
 OPSET, OPSET_ML, IR = 20, 5, 10  # what onnxruntime 1.20 reads; 5 of the second is the first with trees of doubles
 
 
@@ -142,13 +142,13 @@ class Graph:
         self.nodes.append(helper.make_node(kind, names, [out.name], domain=domain, **attributes))
         return out
 
-
+# %% ../../nbs/42_bundling.graph.ipynb #c010
 def _dtype_of(value: Any, like: str) -> str:
     """Whole numbers in an array are places and axes; everything else is of the dtype beside it."""
     whole = str(getattr(value, "dtype", "")) == WHOLE
     return WHOLE if whole else DOUBLE if like == TRUTH else like
 
-# %% ../../nbs/42_bundling.graph.ipynb #c010
+# %% ../../nbs/42_bundling.graph.ipynb #c012
 def cast(x: Tensor, dtype: str) -> Tensor:
     """The same values in another dtype."""
     from onnx import TensorProto
@@ -184,7 +184,7 @@ def join(parts: Sequence[Tensor]) -> Tensor:
         return parts[0]
     return parts[0].op("Concat", *parts[1:], width=sum(p.width for p in parts), axis=1)
 
-# %% ../../nbs/42_bundling.graph.ipynb #c011
+# %% ../../nbs/42_bundling.graph.ipynb #c013
 def reduce(x: Tensor, kind: str, keep: bool = True) -> Tensor:
     """``Sum``, ``Max``, ``Min`` or ``Mean`` of each row."""
     import numpy as np
@@ -221,7 +221,7 @@ def sigmoid(x: Tensor) -> Tensor:
     """The logistic function."""
     return 1.0 / ((-x).op("Exp") + 1.0)
 
-# %% ../../nbs/42_bundling.graph.ipynb #c013
+# %% ../../nbs/42_bundling.graph.ipynb #c015
 def model_bytes(graph: Graph, outputs: dict[str, Tensor]) -> bytes:
     """The ONNX file of a graph, its outputs named by the keys; the same graph always gives the same bytes."""
     from onnx import TensorProto, helper

@@ -247,7 +247,7 @@ def process_regressor(estimator: Any, table: Table, convert: Any) -> Answer:
     weights = estimator.alpha_.reshape(len(rows), -1)
     return Answer(values=found @ weights * row(np.ravel(estimator._y_train_std)) + row(np.ravel(estimator._y_train_mean)))
 
-
+# %% ../../nbs/43_bundling.neighbours.ipynb #c017
 def _pairwise(estimator: Any, x: Tensor, rows: Any) -> Tensor:
     gamma = 1.0 / rows.shape[1] if getattr(estimator, "gamma", None) is None else estimator.gamma
     if getattr(estimator, "kernel_params", None):
@@ -267,7 +267,7 @@ def nystroem(estimator: Any, table: Table, convert: Any) -> Table:
     found = _pairwise(estimator, table.numbers(), kept_rows(estimator.components_))
     return table.of(found @ estimator.normalization_.T)
 
-# %% ../../nbs/43_bundling.neighbours.ipynb #c017
+# %% ../../nbs/43_bundling.neighbours.ipynb #c018
 def centre_distances(estimator: Any, table: Table, convert: Any) -> Table:
     """`KMeans` as a transformer: how far each centre is."""
     return table.of(squared_distances(table.numbers(), kept_rows(estimator.cluster_centers_)).op("Sqrt"))

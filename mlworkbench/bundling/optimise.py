@@ -315,7 +315,7 @@ def optimise(
         raise GateFailed(problem("optimise", "the copy must answer as the model does", result.reason))
     return result
 
-
+# %% ../../nbs/44_bundling.optimise.ipynb #c021
 def opened(made: Converted, signature: Signature, golden: Mapping[str, Any]) -> Any:
     """The copy, as the service opens it, after a first run.
 
@@ -333,7 +333,7 @@ def opened(made: Converted, signature: Signature, golden: Mapping[str, Any]) -> 
         raise Unconvertible(f"onnxruntime cannot run the graph ({first})") from error
     return copy
 
-# %% ../../nbs/44_bundling.optimise.ipynb #c021
+# %% ../../nbs/44_bundling.optimise.ipynb #c022
 def _trials(
     made: Converted, copy: Any, signature: Signature, profile: "Profile | None", golden: Mapping[str, Any], rows: int, seed: int,
 ) -> list[Trial]:

@@ -70,7 +70,7 @@ class Cell:
     source: Column | None = None
     single: bool = False
 
-
+# %% ../../nbs/42_bundling.sources.ipynb #c011
 @dataclass(frozen=True)
 class Table:
     """Columns in their order; `sources` knows the request."""
@@ -126,7 +126,7 @@ class Table:
         taken = ((take(tensor, places), single) for tensor, single, places in runs)
         return join([rounded(part) if single else part for part, single in taken])
 
-# %% ../../nbs/42_bundling.sources.ipynb #c012
+# %% ../../nbs/42_bundling.sources.ipynb #c013
 NUMERIC = ("number", "integer", "boolean")
 
 
@@ -181,7 +181,7 @@ class Sources:
                 node.op_type, node.input[:] = "Identity", [self.x.name]
                 del node.attribute[:]
 
-
+# %% ../../nbs/42_bundling.sources.ipynb #c014
 def np_range(count: int) -> Any:
     """Whole numbers from 0."""
     import numpy as np
@@ -191,7 +191,7 @@ def np_range(count: int) -> Any:
 
 _HOLDS = {"datetime": "dates", "list": "lists"}
 
-# %% ../../nbs/42_bundling.sources.ipynb #c014
+# %% ../../nbs/42_bundling.sources.ipynb #c016
 @dataclass
 class Answer:
     """What a fitted model says of each row; None where it has no such method.

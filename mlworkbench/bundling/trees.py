@@ -51,7 +51,7 @@ class Tree:
         """Which nodes are leaves."""
         return self.left < 0
 
-
+# %% ../../nbs/43_bundling.trees.ipynb #c007
 def constant_tree(values: Sequence[float]) -> Tree:
     """A tree that answers every row the same: what is added before the first tree."""
     import numpy as np
@@ -66,7 +66,7 @@ def sklearn_tree(tree: Any, weight: float = 1.0) -> Tree:
     return Tree(tree.children_left, tree.children_right, tree.feature, tree.threshold, weight * value if weight != 1 else value,
                 missing)
 
-# %% ../../nbs/43_bundling.trees.ipynb #c008
+# %% ../../nbs/43_bundling.trees.ipynb #c009
 def _with_root(tree: Tree) -> Tree:
     """A tree that asks at least once."""
     import numpy as np
@@ -105,7 +105,7 @@ def _members(trees: Sequence[Tree]) -> list[float]:
     lists = (values for tree in trees for _, values in sorted((tree.members or {}).items()))
     return [float(number) for values in lists for number in (*values, float("nan"))]
 
-# %% ../../nbs/43_bundling.trees.ipynb #c009
+# %% ../../nbs/43_bundling.trees.ipynb #c010
 def _ensemble(x: Tensor, trees: Sequence[Tree], targets: Any, weights: Any, count: int) -> Tensor:
     """The operator over trees, each leaf adding its weight to its target: shape (rows, count)."""
     import numpy as np
@@ -125,7 +125,7 @@ def _ensemble(x: Tensor, trees: Sequence[Tree], targets: Any, weights: Any, coun
         **missing, **members,
     )
 
-# %% ../../nbs/43_bundling.trees.ipynb #c011
+# %% ../../nbs/43_bundling.trees.ipynb #c012
 def sum_of_trees(x: Tensor, trees: Sequence[Tree], dtype: str = DOUBLE) -> Tensor:
     """What the trees answer, added in their order: shape (rows, outputs); `x` is asked as it is.
 

@@ -199,7 +199,7 @@ class Tensors:
     def _answer(self, X: Any, key: str) -> Any:
         return self.ask_columns(*columns_of(X, self.names))[key]
 
-
+# %% ../../nbs/11_serving.tensors.ipynb #c015
 class TensorModel(Tensors):
     """Answers with numbers or labels."""
 
@@ -207,7 +207,7 @@ class TensorModel(Tensors):
         """One answer a row."""
         return self._answer(X, "predictions")
 
-# %% ../../nbs/11_serving.tensors.ipynb #c015
+# %% ../../nbs/11_serving.tensors.ipynb #c016
 def _class_arrays(classes: Sequence[Any]) -> Any:
     import numpy as np
 
@@ -239,7 +239,7 @@ class TensorTransformer(Tensors):
         """Shape (rows, outputs)."""
         return self._answer(X, "predictions")
 
-# %% ../../nbs/11_serving.tensors.ipynb #c017
+# %% ../../nbs/11_serving.tensors.ipynb #c018
 def tensor_session(source: Any) -> Any:
     """A session over a path or bytes, for one thread; it prints errors only."""
     import onnxruntime
