@@ -31,7 +31,7 @@ from ..serving.signature import Signature
 
 # %% ../../nbs/44_bundling.parity.ipynb #c006
 PASSED_ON = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SSL_CERT_FILE", "OMP_NUM_THREADS", "LD_LIBRARY_PATH",
-             "MLW_AUTH")
+             "MLW_AUTH", "MLW_LOG_SALT")
 
 
 def service_command(

@@ -153,8 +153,15 @@ def _facts(details: Mapping[str, Any]) -> "pd.DataFrame":
         "worker processes": details["workers"], "golden rows answered as in the notebook": check["rows"],
         "largest difference of a number": check["worst"],
         "goes back to": details["back"][-1]["bundle"] if details["back"] else "nothing yet",
+        "who may ask": _callers(details), "TLS": str(certificate_of(details["made"]) or "none"),
     }
     return pd.DataFrame({"what": list(facts), "value": [str(v) for v in facts.values()]})
+
+
+def _callers(details: Mapping[str, Any]) -> str:
+    if read_part(Path(details["bundle_path"]), "service.json").get("auth") == "off":
+        return "everybody who reaches it: auth is off"
+    return f"who has an API key: mlworkbench keys {Path(details['folder']).name}"
 
 
 def curl_options(details: Mapping[str, Any]) -> str:

@@ -19,10 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from .counters import Counters, Family, total, write_text
+from .errors import ServiceError
 
 # %% ../../nbs/14_serving.metrics.ipynb #c006
 def share_folder(workers: int) -> str | None:
-    """The folder in which the workers of this service lay their counters side by side; None with one worker: memory."""
+    """The folder in which the workers of this service lay their counters side by side; None with one worker: memory.
+
+    Raises
+    ------
+    ServiceError
+        Somebody else made a folder of that name.
+    """
     if workers <= 1:
         return None
     import psutil
@@ -34,6 +41,8 @@ def share_folder(workers: int) -> str | None:
             shutil.rmtree(left, ignore_errors=True)
     folder = place / f"mlw-metrics-{parent.pid}-{int(parent.create_time())}"
     folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise ServiceError(503, f"the folder of the workers' counters must be this service's own: {folder}")
     return str(folder)
 
 # %% ../../nbs/14_serving.metrics.ipynb #c008

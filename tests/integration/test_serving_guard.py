@@ -163,6 +163,15 @@ def test_without_any_key_the_service_starts_lets_nobody_in_and_says_what_to_set(
         assert httpx.post(served.url + "/predict", json={"rows": rows[:1]}, headers=probe).status_code == 200
 
 
+@pytest.mark.parametrize(("environment", "settings", "reason"), [
+    ({"MLW_API_KEY": "short"}, {}, "at least 16 characters"), ({"MLW_AUTH": "no"}, {}, "on or off"),
+    ({}, {"auth": "of"}, "auth must be one of on, off"), ({}, {"log_exclude": ["agee"]}, "Did you mean 'age'"),
+    ({}, {"log_hash": "age"}, "log_hash must be a list"), ({}, {"access_log": "some"}, "access_log must be one of")])
+def test_a_guard_that_is_misspelt_means_refusing_and_not_an_open_door(tmp_path, environment, settings, reason):
+    application = Application(census_bundle(tmp_path / "census", **settings), environment).start()
+    assert reason in application.refusal and application.permanent
+
+
 # --- the wire -------------------------------------------------------------------------------------------------------
 
 

@@ -3,14 +3,17 @@
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mlworkbench.serving.counters import Counters, Family, total, write_text
-from mlworkbench.serving.metrics import BUCKETS, FAMILIES, Metrics, reason
+from mlworkbench.serving.errors import ServiceError
+from mlworkbench.serving.metrics import BUCKETS, FAMILIES, Metrics, reason, share_folder
 
 HOSTILE = 'a"b\\c\nd\x00é\u2028{}=, #HELP'
 
@@ -177,6 +180,20 @@ def test_a_name_that_was_cut_off_and_a_number_that_is_missing_are_passed_over(tm
     counters.values[counters.place(Family("mlw_b", "counter", ""))] += 2
     sums = {name: numbers for (name, _), (_, numbers) in total(counters, {}).items()}
     assert sums == {"mlw_a": [1.0], "mlw_b": [2.0]}
+
+
+def test_workers_share_a_folder_that_is_their_own_and_left_ones_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    (tmp_path / "mlw-metrics-999999999-1").mkdir()
+    assert share_folder(1) is None
+    shared = Path(share_folder(2))
+    assert share_folder(2) == str(shared) and shared.stat().st_mode & 0o777 == 0o700
+    assert [path.name for path in tmp_path.iterdir()] == [shared.name]
+    (tmp_path / "strange").mkdir()
+    shared.rmdir()
+    shared.symlink_to(tmp_path / "strange")
+    with pytest.raises(ServiceError, match="this service's own"):
+        share_folder(2)
 
 
 def test_a_family_without_samples_is_not_written():
