@@ -172,10 +172,10 @@ def infer_routes(signature: Signature, row: Mapping[str, Any], name: str, versio
 def invocation_routes(signature: Signature, row: Mapping[str, Any]) -> dict[str, Any]:
     """The routes of SageMaker's contract."""
     text = {"schema": {"type": "string"}}
-    lines = orjson.dumps(row).decode() + "\n"
-    takes = _content("Invocation", {"instances": [row]}) | {
-        "text/csv": text | {"example": csv_example(signature, row)}, "application/jsonlines": text | {"example": lines},
-    }
+    told = f"a line a row, an object or a list in the signature's order, such as {orjson.dumps(row).decode()}"
+    line = {"type": "string", "description": told}  # no example: most generators cannot send lines
+    table = {"text/csv": text | {"example": csv_example(signature, row)}, "application/jsonlines": {"schema": line}}
+    takes = _content("Invocation", {"instances": [row]}) | table
     given = _content("Answer") | {"text/csv": text, "application/jsonlines": text}
     about = "CSV has the columns of its header line or, without one, of the signature; an empty cell is a missing value."
     return {
