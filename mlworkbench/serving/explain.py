@@ -171,9 +171,10 @@ class Explainer:
     def _allowed(self, evaluations: Any) -> int:
         if evaluations is None:
             return self.evaluations
-        if type(evaluations) is not int or not 2 <= evaluations <= self.evaluations:
+        whole = type(evaluations) is int or type(evaluations) is float and evaluations.is_integer()  # 28.0 is one in JSON
+        if not whole or not 2 <= evaluations <= self.evaluations:
             raise ServiceError(400, f"evaluations must be a whole number from 2 to {self.evaluations}", got=evaluations)
-        return evaluations
+        return int(evaluations)
 
     def _shares(self, question: Question, evaluations: int, go_on: Callable[[], None]) -> tuple[list[str], Shares]:
         def ask(columns: dict[str, list[Any]]) -> "np.ndarray":
