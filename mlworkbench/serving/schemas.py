@@ -270,7 +270,8 @@ def infer_schemas(signature: Signature, outputs: Mapping[str, Any]) -> dict[str,
 def invocation_schemas(signature: Signature, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The components of SageMaker's contract."""
     limit = {"minItems": 1, "maxItems": int(settings["max_rows"])}
-    either = {"anyOf": [named("Row"), array_of({}, minItems=len(signature.columns), maxItems=len(signature.columns))]}
+    each = [column_schema(column) for column in signature.columns]
+    either = {"anyOf": [named("Row"), {"type": "array", "prefixItems": each, "minItems": len(each), "maxItems": len(each)}]}
     names = array_of({"type": "string"}, uniqueItems=True)
     split = object_of({"columns": names, "data": array_of(array_of({}), **limit), "index": {}}, "columns", "data", closed=False)
     instances = object_of({"instances": array_of(either, **limit)}, "instances", closed=False)
