@@ -196,7 +196,10 @@ class Explainer:
         return [fault(text, row=i, got=width) for i, width in enumerate(widths) if 2 * width > evaluations]
 
 # %% ../../nbs/12_serving.explain.ipynb #c012
+_EXTREMES = 3  # the first golden rows hold every column's lowest value, highest, and what is missing
+
+
 def background_rows(rows: Sequence[Mapping[str, Any]], most: int = BACKGROUND) -> list[Mapping[str, Any]]:
-    """At most `most` of the bundle's golden rows, taken from all of them evenly."""
-    step = max(1, -(-len(rows) // most))
-    return list(rows[::step])
+    """At most `most` of the bundle's golden rows, taken evenly from all but the extreme ones."""
+    usual = rows[_EXTREMES:] or rows
+    return list(usual[:: max(1, -(-len(usual) // most))])

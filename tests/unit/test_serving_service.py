@@ -281,6 +281,45 @@ def test_without_a_log_predictions_are_given_and_feedback_is_an_honest_503(bundl
     assert response.status_code == 503 and "no prediction log" in errors(response)[0]["problem"]
 
 
+def test_explanations_have_limits_of_their_own(client, rows):
+    def refused(**body) -> tuple[int, str]:
+        response = client("POST", "/explain", json=body)
+        return response.status_code, errors(response)[0]["problem"]
+
+    assert refused(rows=rows[:11]) == (413, "'rows' must hold at most 10 entries. Send several requests")
+    assert refused(rows=rows[:1], evaluations=5000)[1] == "evaluations must be a whole number from 2 to 1024"
+    for bad in (1, 0, -5, 2.5, "64", True, [64]):
+        assert refused(rows=rows[:1], evaluations=bad)[0] == 400
+    assert refused(rows=rows[:1], on_error=3)[0] == refused(rows=rows[:1], on_error="keep")[0] == 400
+    assert "Did you mean 'evaluations'" in refused(rows=rows[:1], evaluation=64)[1]
+    assert refused(rows=[rows[0] | {"age": "old"}])[1] == "must be a number"
+    assert "in at most 2 columns" in refused(rows=rows[:1], evaluations=4)[1]
+    assert client.logged() == [] and client.logged("rejected") == []  # an explanation is no prediction
+
+
+def test_an_explanation_gives_up_with_its_caller(client, rows):
+    client.application.answers.explanations.timeout_s = 0
+    response = client("POST", "/explain", json={"rows": rows[:1]})
+    assert response.status_code == 504 and "fewer evaluations" in errors(response)[0]["problem"]
+
+
+def test_what_is_not_explained_is_a_404_that_says_why(copy, rows):
+    client = Client(Application(settings(copy, explain_rows=0), {}).start())
+    response = client("POST", "/explain", json={"rows": rows[:1]})
+    assert response.status_code == 404 and "explain_rows is 0" in errors(response)[0]["problem"]
+    about = client("GET", "/model").json()["explain"]
+    assert about["offered"] is False and about["reason"] and "/explain" not in client("GET", "/docs.json").json()["paths"]
+
+
+def test_another_model_and_another_version_are_404(client, rows):
+    old = "/v2/models/census/versions/2"
+    for path in ("/v2/models/senate", old, "/v2/models/%7Bmodel%7D", f"{old}/ready"):
+        response = client("GET", path)
+        assert response.status_code == 404 and "there is" in response.json()["error"], path
+    response = client("POST", "/v2/models/senate/infer", json={})
+    assert response.status_code == 404 and response.json()["error"].startswith("no such model: there is census")
+
+
 def test_metrics_count_requests_rows_rejects_and_flags(client, rows):
     client.predict(rows=[rows[0] | {"age": 150}, rows[1]])
     client.predict(rows=[rows[0] | {"age": "x"}])
