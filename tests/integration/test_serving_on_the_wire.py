@@ -23,7 +23,8 @@ TIMEOUT_S = 3
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     home = tmp_path_factory.mktemp("wire")
-    bundle = census_bundle(home / "census", max_body_mb=0.25, max_rows=60, auth="on", timeout_s=TIMEOUT_S)
+    bundle = census_bundle(home / "census", max_body_mb=0.25, max_rows=60, auth="on", timeout_s=TIMEOUT_S,
+                           explain_rows=4, explain_evaluations=32)
     with Served(bundle, home=home, log=home / "log", MLW_API_KEY=KEY) as served:
         yield served
 
