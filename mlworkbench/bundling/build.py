@@ -185,13 +185,15 @@ def load_bundle(reference: str | Path | Bundle) -> Bundle:
 
 
 def _concerns(path: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
-    """What whoever ships it should know of its evaluation."""
-    if "evaluation.json" not in manifest["files"]:
-        return ()
-    told = read_part(path, "evaluation.json")
-    if told.get("status") != "failed":
-        return ()
-    return (f"The evaluation that it ships failed its gate: {' '.join(told['reasons'])}",)
+    """What whoever ships it should know: of its evaluation, and of the data that it holds."""
+    told = read_part(path, "evaluation.json") if "evaluation.json" in manifest["files"] else {}
+    failed = told.get("status") == "failed"
+    found = [f"The evaluation that it ships failed its gate: {' '.join(told['reasons'])}"] if failed else []
+    if holders := manifest["model_holds_rows"]:
+        found.append(f"The model is made of rows of its training data ({', '.join(holders)}): whoever has the bundle has them.")
+    if real := manifest["golden"]["real_rows"]:
+        found.append(f"It holds {real} real rows, since these were asked for.")
+    return tuple(found)
 
 
 def bundle_path(reference: str | Path | Bundle = "latest", *, where: str = "bundle") -> Path:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IN_THE_SIGNATURE', 'COMPUTING', 'CONVERTED', 'Parts', 'make_parts', 'threshold_of', 'without_rare', 'drawn_rows',
-           'write_code', 'service_settings', 'model_modules', 'lock_of', 'computing_libraries', 'write_json',
-           'write_content', 'render_readme']
+           'holders_of_rows', 'write_code', 'service_settings', 'model_modules', 'lock_of', 'computing_libraries',
+           'write_json', 'write_content', 'render_readme']
 
 # %% ../../nbs/45_bundling.content.ipynb #c003
 import json
@@ -156,7 +156,26 @@ def drawn_rows(signature: Signature, examples: Any, count: int, seed: int) -> li
     bad = signature.check(told).bad
     return [row for i, row in enumerate(told) if i not in bad][:count]
 
-# %% ../../nbs/45_bundling.content.ipynb #c011
+# %% ../../nbs/45_bundling.content.ipynb #c010
+# where scikit-learn's estimators keep rows that they learned from
+_KEPT_ROWS = ("_fit_X", "support_vectors_", "X_train_", "X_fit_", "X_")
+
+
+def holders_of_rows(estimator: Any) -> list[str]:
+    """Classes of the objects inside an estimator that hold rows of its training data, sorted."""
+    found, seen, waiting = set(), set(), [estimator]
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in seen or isinstance(thing, (str, bytes, int, float, type)) or hasattr(thing, "dtype"):
+            continue
+        seen.add(id(thing))
+        held = thing if isinstance(thing, Mapping) else getattr(thing, "__dict__", {})
+        if any(getattr(held.get(name), "size", 0) for name in _KEPT_ROWS):
+            found.add(type(thing).__name__)
+        waiting.extend(thing if isinstance(thing, (list, tuple)) else held.values())
+    return sorted(found)
+
+# %% ../../nbs/45_bundling.content.ipynb #c015
 def write_code(folder: Path) -> Path:
     """Copy the service's code into `folder`: the template, and the serving room as the package `serving`."""
     import mlworkbench.serving as room
@@ -170,7 +189,7 @@ def write_code(folder: Path) -> Path:
         (target / path.name).write_text(text, encoding="utf-8")
     return folder
 
-# %% ../../nbs/45_bundling.content.ipynb #c014
+# %% ../../nbs/45_bundling.content.ipynb #c018
 IN_THE_SIGNATURE = "serving.extra_columns"
 
 
@@ -180,7 +199,7 @@ def service_settings(name: str, given: Mapping[str, Any] | None = None) -> dict[
     known = {key.removeprefix("serving."): setting(key) for key in keys}
     return {"name": name, **known, **{key: value for key, value in (given or {}).items() if key in known}}
 
-# %% ../../nbs/45_bundling.content.ipynb #c017
+# %% ../../nbs/45_bundling.content.ipynb #c021
 COMPUTING = ("numpy", "pandas", "scikit-learn", "scipy", "skops", "joblib")
 CONVERTED = "tensors"  # the format that `bundling.optimise` makes
 
@@ -213,7 +232,7 @@ def computing_libraries(pins: Mapping[str, str], modules: Iterable[str]) -> dict
     names = {*COMPUTING, *distributions_of(modules)}
     return {name: pins[name] for name in sorted(names) if name in pins}
 
-# %% ../../nbs/45_bundling.content.ipynb #c019
+# %% ../../nbs/45_bundling.content.ipynb #c023
 def write_json(path: Path, value: Any) -> None:
     """Write plain JSON with full precision, keys in the order given."""
     text = json.dumps(plain(value), ensure_ascii=False, indent=1, allow_nan=False)
@@ -256,7 +275,7 @@ def write_content(folder: Path, parts: Parts, environment: str = "isolated") -> 
         (folder / "model_card.md").write_text(parts.card, encoding="utf-8")
     return _write_manifest(folder, parts, about, computing_libraries(pins, modules))
 
-# %% ../../nbs/45_bundling.content.ipynb #c021
+# %% ../../nbs/45_bundling.content.ipynb #c025
 def _golden_told(golden: Mapping[str, Any]) -> dict[str, Any]:
     return {"rows": len(golden["rows"]), "real_rows": golden.get("real_rows", 0), "tolerance": golden["tolerance"]}
 
@@ -281,7 +300,7 @@ def _write_manifest(folder: Path, parts: Parts, about: Mapping[str, Any], librar
     data = (parts.evaluation or {}).get("data_sha256", "")
     manifest = {
         "schema": SCHEMA, "name": parts.name, "model": about, "original": original, "optimisation": _optimisation_told(parts),
-        "golden": _golden_told(parts.golden), "libraries": libraries,
+        "golden": _golden_told(parts.golden), "model_holds_rows": holders_of_rows(model.estimator), "libraries": libraries,
         "python": f"{sys.version_info.major}.{sys.version_info.minor}", "builder": __version__,
         "origins": {"data": data, "examples": parts.profile.rows, **parts.origins}, "files": hash_files(folder),
     }
