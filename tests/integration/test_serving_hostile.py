@@ -28,7 +28,8 @@ POST = sorted(path for path, route in ROUTES.items() if route.method == "POST")
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory) -> Path:
-    return census_bundle(tmp_path_factory.mktemp("bundle") / "census", max_body_mb=0.25, max_rows=60, auth="on")
+    return census_bundle(tmp_path_factory.mktemp("bundle") / "census", max_body_mb=0.25, max_rows=60, auth="on",
+                         explain_rows=4, explain_evaluations=64)
 
 
 @pytest.fixture(scope="module")
