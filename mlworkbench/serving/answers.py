@@ -172,7 +172,7 @@ class Answers:
             raise ServiceError(400, "on_error must be fail or skip", got=on_error)
         return self.predictor.read(rows, on_error)
 
-    def predict(self, rows: list[Any], on_error: Any, request_id: str, started: float) -> dict[str, Any]:
+    def predict(self, rows: list[Any], on_error: Any, request_id: str, started: float, outputs: Any = None) -> dict[str, Any]:
         """Predict, log, and only then give the answer's body.
 
         Raises
@@ -180,7 +180,9 @@ class Answers:
         ServiceError
             As `Job.result`.
         """
-        job = Job(self._question(rows, on_error), request_id, started, dict)
+        choose, also = (dict, ()) if outputs is None else self.protocols.choose(outputs)
+        job = Job(self._question(rows, on_error), request_id, started, choose)
+        job.question.also = also
         self.settle([job])
         return job.result()
 

@@ -50,9 +50,9 @@ def read_outputs(outputs: Any, known: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(outputs)
 
 
-def chosen(outputs: tuple[str, ...], answer: dict[str, Any]) -> Reply:
-    """The reply with the wanted answers alone."""
-    return Reply.json({name: value for name, value in answer.items() if name in outputs or name in _KEPT})
+def chosen(outputs: tuple[str, ...], answer: dict[str, Any]) -> dict[str, Any]:
+    """The body with the wanted answers alone."""
+    return {name: value for name, value in answer.items() if name in outputs or name in _KEPT}
 
 # %% ../../nbs/16_serving.protocols.ipynb #c009
 _OCTETS = b"application/octet-stream"
@@ -115,8 +115,19 @@ class Protocols:
         rows = read_list(data, "rows", self._most)
         if data.get("outputs") is None:
             return Read(rows, data.get("on_error", "fail"), Reply.json)
-        outputs = read_outputs(data["outputs"], self.outputs)
-        return Read(rows, data.get("on_error", "fail"), partial(chosen, outputs), self._also(outputs))
+        choose, also = self.choose(data["outputs"])
+        return Read(rows, data.get("on_error", "fail"), lambda answer: Reply.json(choose(answer)), also)
+
+    def choose(self, outputs: Any) -> tuple[Callable[[dict[str, Any]], dict[str, Any]], tuple[str, ...]]:
+        """What leaves the wanted answers in a body, and which of them are given on request only.
+
+        Raises
+        ------
+        ServiceError
+            400 when one is not known.
+        """
+        names = read_outputs(outputs, self.outputs)
+        return partial(chosen, names), self._also(names)
 
     def _also(self, outputs: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for name in self.predictor.extras.names if name in outputs)

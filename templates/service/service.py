@@ -40,10 +40,12 @@ class Service:
         calm_collector()
 
     @bentoml.api
-    def predict(self, rows: list[dict[str, Any]], on_error: str = "fail") -> dict[str, Any]:
-        """Predict rows, each an object of column to value."""
+    def predict(
+        self, rows: list[dict[str, Any]], on_error: str = "fail", outputs: list[str] | None = None
+    ) -> dict[str, Any]:
+        """Predict rows, each an object of column to value; `outputs` names what to answer with."""
         application.check_ready()
-        return application.answers.predict(rows, on_error, uuid.uuid4().hex, time.perf_counter())
+        return application.answers.predict(rows, on_error, uuid.uuid4().hex, time.perf_counter(), outputs)
 
 
 Service.add_asgi_middleware(Front, application=application)

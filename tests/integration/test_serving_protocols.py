@@ -217,6 +217,7 @@ def test_tritonclient_reads_the_reason_of_a_refusal(client, signature, rows):
 def test_bentoml_s_client_works_with_a_key_and_not_without(served, rows, told):
     with bentoml.SyncHTTPClient(served.url, token=KEY, server_ready_timeout=10) as client:
         assert client.is_ready() and same(client.predict(rows=rows), told)
+        assert len(client.predict(rows=rows, outputs=["decision"])["decision"]) == len(rows)
         with pytest.raises(BentoMLException, match="must be a number"):
             client.predict(rows=[rows[0] | {"age": "old"}])
     with pytest.raises(BentoMLException):
