@@ -177,6 +177,23 @@ def test_the_manifest_says_where_the_bundle_came_from_and_the_provenance_what_is
     assert provenance["created"] not in told and provenance["run"] not in told
 
 
+def keys_of(part: dict) -> set[str]:
+    """Keys of a file, and of the objects in it that are the format's own."""
+    own = [part, *(part.get("checks") or [])[:1], *(part[k] for k in ("original", "golden", "origins", "seconds") if k in part)]
+    return {key for inner in own if isinstance(inner, dict) for key in inner}
+
+
+def test_the_format_s_page_tells_every_file_and_every_key(signed):
+    page = (Path(__file__).parents[2] / "docs" / "bundle-format.md").read_text(encoding="utf-8")
+    for name in ("manifest.json", "certificate.json", "provenance.json", "golden.json", SIGNATURE):
+        told = keys_of(json.loads((Path(signed.path) / SOURCE / name).read_text()))
+        assert [key for key in sorted(told) if f"`{key}`" not in page] == [], name
+    for name in hash_files(Path(signed.path)):
+        top, _, rest = name.partition("/")
+        words = [name, f"{top}/", f"{top}/{rest.split('/')[0]}/"]
+        assert any(f"`{word}`" in page for word in words), name
+
+
 def test_real_rows_are_only_there_when_asked_for_and_the_bundle_says_so(signed):
     golden = json.loads((Path(signed.path) / SOURCE / "golden.json").read_text())
     _, X = small_model()
