@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAIRS', 'MOST', 'Scores', 'BESIDE', 'gap_patterns', 'with_gaps', 'almost', 'category_values', 'with_categories',
-           'jumps', 'neighbours', 'at_jumps', 'beyond', 'Trial', 'trials']
+           'with_words', 'jumps', 'neighbours', 'at_jumps', 'beyond', 'Trial', 'trials']
 
 # %% ../../nbs/44_bundling.boundaries.ipynb #c003
 import random
@@ -75,6 +75,18 @@ def with_categories(signature: Signature, profile: "Profile | None", rows: Seque
     return made
 
 # %% ../../nbs/44_bundling.boundaries.ipynb #c010
+def with_words(known: Mapping[str, Sequence[str]], rows: Sequence[dict], chance: random.Random, count: int = 300) -> list[dict]:
+    """Rows whose texts are made of known words and others; `known` has the words of each column of texts."""
+    def text(words: Sequence[str]) -> str:
+        chosen = [*chance.choices(words, k=chance.randrange(1, 12)), "unknown", "Größe-5µm", "a"]
+        kept = chance.sample(chosen, chance.randrange(1, len(chosen) + 1))
+        turned = [chance.choice((str, str.upper, str.title))(word) for word in kept]
+        return chance.choice(["", " ", "\n"]) + chance.choice([" ", ", ", "-"]).join(turned) + chance.choice(["", "!", " …"])
+
+    made = [{**chance.choice(rows), **{name: text(words) for name, words in known.items()}} for _ in range(count)]
+    return [*made, *({**chance.choice(rows), **dict.fromkeys(known, blank)} for blank in ("", " ", "?!"))] if known else []
+
+# %% ../../nbs/44_bundling.boundaries.ipynb #c012
 Scores = Callable[[Mapping[str, list[Any]], int], Any]  # columns of values to numbers, (rows, anything)
 _HALVINGS = 90
 
@@ -119,7 +131,7 @@ def jumps(rows: Sequence[dict], names: Sequence[str], ends: Sequence[float], who
     found = np.flatnonzero((here != there).any(axis=1))
     return np.stack([low[found], high[found]]), found
 
-# %% ../../nbs/44_bundling.boundaries.ipynb #c011
+# %% ../../nbs/44_bundling.boundaries.ipynb #c013
 BESIDE = 1e-9  # of a number's size: how far from a jump a model is asked whose sums are rounded in another order
 
 
@@ -156,7 +168,7 @@ def at_jumps(signature: Signature, rows: Sequence[dict], score: Scores, chance: 
         for value in neighbours(low, high, whole[names[place]], exact)
     ]
 
-# %% ../../nbs/44_bundling.boundaries.ipynb #c013
+# %% ../../nbs/44_bundling.boundaries.ipynb #c015
 def beyond(signature: Signature, rows: Sequence[dict], chance: random.Random) -> list[dict]:
     """Rows with a number far outside of the reference data, which the service flags and the model answers."""
     made = []
@@ -168,7 +180,7 @@ def beyond(signature: Signature, rows: Sequence[dict], chance: random.Random) ->
             made += [{**chance.choice(rows), column.name: int(v) if column.type == "integer" else v} for v in values]
     return made
 
-# %% ../../nbs/44_bundling.boundaries.ipynb #c015
+# %% ../../nbs/44_bundling.boundaries.ipynb #c017
 @dataclass(frozen=True)
 class Trial:
     """Rows of one kind."""
@@ -178,7 +190,7 @@ class Trial:
 
 
 def trials(signature: Signature, profile: "Profile | None", golden: Sequence[dict], score: Scores, *, rows: int = 1500,
-           seed: int = 0, exact: bool = True) -> list[Trial]:
+           seed: int = 0, exact: bool = True, words: Mapping[str, Sequence[str]] | None = None) -> list[Trial]:
     """The rows of a proof, those that the signature itself refuses left out.
 
     Parameters
@@ -191,6 +203,8 @@ def trials(signature: Signature, profile: "Profile | None", golden: Sequence[dic
         How many are drawn from the profile; half as many jumps are looked for.
     exact
         Whether the copy's jumps must stand at the original's to the last bit.
+    words
+        Of each column of texts the words that the copy knows.
     """
     chance = random.Random(f"{seed}:trials")
     drawn = golden_rows(signature, profile, rows=rows, seed=seed + 1)
@@ -198,6 +212,7 @@ def trials(signature: Signature, profile: "Profile | None", golden: Sequence[dic
     if signature.input not in OPEN:
         made["with gaps"] = with_gaps(signature, drawn, chance)
         made["categories"] = with_categories(signature, profile, drawn, chance)
+        made["of words"] = with_words(words or {}, drawn, chance)
         made["beyond the reference data"] = beyond(signature, drawn, chance)
         found = at_jumps(signature, _fitting(signature, drawn), score, chance, rows // 2, exact)
         made["at jumps" if exact else "beside jumps"] = found

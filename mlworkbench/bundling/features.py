@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FEATURES', 'principal_components', 'projection', 'independent_components', 'factor_analysis', 'discriminant_axes',
            'latent_scores', 'hidden_units', 'random_waves', 'polynomial_features', 'power_transformer', 'interpolated',
-           'quantile_transformer', 'bins', 'encode_numbers']
+           'quantile_transformer', 'bins', 'encode_numbers', 'averaged_columns']
 
 # %% ../../nbs/43_bundling.features.ipynb #c003
 from collections.abc import Callable, Sequence
@@ -196,6 +196,16 @@ def encode_numbers(step: Any, table: Table, convert: Any, closed: bool = False) 
     return table.of(join(parts))
 
 # %% ../../nbs/43_bundling.features.ipynb #c015
+def averaged_columns(estimator: Any, table: Table, convert: Any) -> Table:
+    """`FeatureAgglomeration` by the mean of each group."""
+    import numpy as np
+
+    if estimator.pooling_func is not np.mean:
+        raise Unconvertible("a FeatureAgglomeration by another function than the mean is not converted")
+    groups = np.eye(int(estimator.labels_.max()) + 1)[estimator.labels_]
+    return table.of(table.numbers() @ groups / row(groups.sum(axis=0)))
+
+# %% ../../nbs/43_bundling.features.ipynb #c016
 FEATURES: dict[str, Callable[[Any, Table, Any], Table]] = {
     "PCA": principal_components, "IncrementalPCA": principal_components, "FastICA": independent_components,
     **dict.fromkeys(("TruncatedSVD", "GaussianRandomProjection", "SparseRandomProjection", "NeighborhoodComponentsAnalysis"),
@@ -203,5 +213,6 @@ FEATURES: dict[str, Callable[[Any, Table, Any], Table]] = {
     **dict.fromkeys(("PLSRegression", "PLSCanonical", "CCA", "PLSSVD"), latent_scores), "FactorAnalysis": factor_analysis,
     "LinearDiscriminantAnalysis": discriminant_axes, "BernoulliRBM": hidden_units, "RBFSampler": random_waves,
     "PolynomialFeatures": polynomial_features, "PowerTransformer": power_transformer, "QuantileTransformer": quantile_transformer,
-    "KBinsDiscretizer": bins, "OneHotEncoder": encode_numbers, "OrdinalEncoder": encode_numbers,
+    "FeatureAgglomeration": averaged_columns, "KBinsDiscretizer": bins,
+    "OneHotEncoder": encode_numbers, "OrdinalEncoder": encode_numbers,
 }

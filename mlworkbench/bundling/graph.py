@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['DOUBLE', 'SINGLE', 'WHOLE', 'TRUTH', 'TEXT', 'OPSET', 'OPSET_ML', 'IR', 'Tensor', 'Graph', 'cast', 'rounded', 'where',
-           'take', 'join', 'reduce', 'argmax', 'flat', 'tall', 'softmax', 'sigmoid', 'model_bytes', 'run_graph']
+           'take', 'join', 'reduce', 'argmax', 'flat', 'tall', 'side_by_side', 'softmax', 'sigmoid', 'model_bytes',
+           'run_graph']
 
 # %% ../../nbs/42_bundling.graph.ipynb #c003
 import hashlib
@@ -209,6 +210,15 @@ def tall(x: Tensor) -> Tensor:
     import numpy as np
 
     return x if x.width is not None else x.op("Unsqueeze", np.array([1], dtype=WHOLE), width=1)
+
+
+def side_by_side(tensors: Sequence[Tensor]) -> Tensor:
+    """Tables of the same width as one of three dimensions: shape (rows, tables, width); of rows of numbers (rows, tables)."""
+    import numpy as np
+
+    if tensors[0].width is None:
+        return join([tall(tensor) for tensor in tensors])
+    return join([tensor.op("Unsqueeze", np.array([1], dtype=WHOLE)) for tensor in tensors])
 
 
 def softmax(x: Tensor) -> Tensor:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'LINEAR', 'weighted', 'linear_regression', 'generalised_linear', 'partial_least_squares', 'by_scores',
            'both_sides', 'one_against_rest', 'linear_classifier', 'logistic_regression', 'stochastic_classifier',
-           'by_likelihood', 'gaussian_bayes', 'counting_bayes', 'bernoulli_bayes', 'quadratic_discriminant', 'layers',
-           'perceptron_classifier', 'perceptron_regressor']
+           'by_likelihood', 'gaussian_bayes', 'counting_bayes', 'bernoulli_bayes', 'categorical_bayes',
+           'one_class_by_descent', 'quadratic_discriminant', 'layers', 'perceptron_classifier', 'perceptron_regressor']
 
 # %% ../../nbs/43_bundling.linear.ipynb #c003
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from typing import Any
 
 from .graph import DOUBLE, WHOLE, Tensor, argmax, cast, flat, join, reduce, sigmoid, softmax
 from .scaling import row
-from .sources import Answer, Table, Unconvertible
+from .sources import REFUSE, Answer, Reader, Table, Unconvertible
 
 # %% ../../nbs/43_bundling.linear.ipynb #c006
 def weighted(estimator: Any, table: Table) -> Tensor:
@@ -122,7 +122,29 @@ def bernoulli_bayes(estimator: Any, table: Table, convert: Any) -> Answer:
     prior = estimator.class_log_prior_ + absent.sum(axis=1)
     return by_likelihood(x @ (estimator.feature_log_prob_ - absent).T + row(prior))
 
-# %% ../../nbs/43_bundling.linear.ipynb #c011
+# %% ../../nbs/43_bundling.linear.ipynb #c012
+def categorical_bayes(estimator: Any, table: Table, convert: Any) -> Answer:
+    """`CategoricalNB` of columns as they come."""
+    import numpy as np
+
+    if not table.raw or any(cell.source.type != "integer" for cell in table.cells):
+        raise Unconvertible("a CategoricalNB of computed columns is not converted")
+    total = None
+    for cell, chances in zip(table.cells, estimator.feature_log_prob_, strict=True):
+        known = tuple(range(chances.shape[1]))
+        x, place = table.sources.read(Reader(cell.source.name, known, unknown=REFUSE, missing=REFUSE))
+        codes = cast(flat(x.op("Gather", np.array([place], dtype=WHOLE), axis=1, width=1)), WHOLE)
+        each = table.graph.tensor(chances.T).op("Gather", codes, axis=0, width=chances.shape[0])
+        total = each if total is None else total + each
+    return by_likelihood(total + row(estimator.class_log_prior_))
+
+
+def one_class_by_descent(estimator: Any, table: Table, convert: Any) -> Answer:
+    """`SGDOneClassSVM`: 1 inside, which the edge belongs to."""
+    decision = flat(table.numbers() @ estimator.coef_.reshape(1, -1).T - row(estimator.offset_))
+    return Answer(values=cast(decision >= 0.0, WHOLE) * 2.0 - 1.0, decision=decision)
+
+# %% ../../nbs/43_bundling.linear.ipynb #c013
 def quadratic_discriminant(estimator: Any, table: Table, convert: Any) -> Answer:
     """`QuadraticDiscriminantAnalysis`."""
     import numpy as np
@@ -134,7 +156,7 @@ def quadratic_discriminant(estimator: Any, table: Table, convert: Any) -> Answer
         each.append((reduce(turned * turned, "Sum") + float(np.sum(np.log(scale)))) * -0.5 + float(np.log(prior)))
     return by_likelihood(join(each))
 
-# %% ../../nbs/43_bundling.linear.ipynb #c013
+# %% ../../nbs/43_bundling.linear.ipynb #c015
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x, "logistic": sigmoid, "tanh": lambda x: x.op("Tanh"), "relu": lambda x: x.op("Relu"),
     "softmax": softmax, "exp": lambda x: x.op("Exp"),
@@ -166,7 +188,7 @@ def perceptron_regressor(estimator: Any, table: Table, convert: Any) -> Answer:
     """`MLPRegressor`."""
     return Answer(values=layers(estimator, table))
 
-# %% ../../nbs/43_bundling.linear.ipynb #c015
+# %% ../../nbs/43_bundling.linear.ipynb #c017
 _SUMS = (
     "LinearRegression", "Ridge", "RidgeCV", "Lasso", "LassoCV", "ElasticNet", "ElasticNetCV", "Lars", "LarsCV", "LassoLars",
     "LassoLarsCV", "LassoLarsIC", "OrthogonalMatchingPursuit", "OrthogonalMatchingPursuitCV", "BayesianRidge", "ARDRegression",
@@ -181,5 +203,5 @@ LINEAR: dict[str, Callable[[Any, Table, Any], Answer]] = {
     **dict.fromkeys(("PLSRegression", "PLSCanonical", "CCA"), partial_least_squares), "SGDClassifier": stochastic_classifier,
     "GaussianNB": gaussian_bayes, "MultinomialNB": counting_bayes, "ComplementNB": counting_bayes, "BernoulliNB": bernoulli_bayes,
     "QuadraticDiscriminantAnalysis": quadratic_discriminant, "MLPClassifier": perceptron_classifier,
-    "MLPRegressor": perceptron_regressor,
+    "MLPRegressor": perceptron_regressor, "CategoricalNB": categorical_bayes, "SGDOneClassSVM": one_class_by_descent,
 }

@@ -6,13 +6,14 @@
 __all__ = ['MOST_KEPT', 'KEPT_FEATURES', 'NEIGHBOURS', 'kept_rows', 'squared_distances', 'kernel', 'pair_scores', 'votes_of',
            'support_classifier', 'support_regressor', 'outliers', 'one_class', 'nearest', 'neighbours_classifier',
            'neighbours_regressor', 'centres', 'birch', 'gaussian_mixture', 'elliptic_envelope', 'process_kernel',
-           'process_regressor', 'kernel_ridge', 'nystroem', 'centre_distances']
+           'process_regressor', 'kernel_ridge', 'kernel_centerer', 'kernel_components', 'nystroem', 'centre_distances']
 
 # %% ../../nbs/43_bundling.neighbours.ipynb #c003
 from collections.abc import Callable
 from typing import Any
 
-from .graph import DOUBLE, WHOLE, Tensor, argmax, cast, flat, join, reduce, softmax, where
+from .forests import check_alike
+from .graph import DOUBLE, WHOLE, Tensor, argmax, cast, flat, join, reduce, side_by_side, softmax, where
 from .linear import by_scores
 from .scaling import row
 from .sources import Answer, Table, Unconvertible
@@ -167,11 +168,15 @@ def neighbours_classifier(estimator: Any, table: Table, convert: Any) -> Answer:
     """`KNeighborsClassifier`."""
     import numpy as np
 
-    if estimator.outputs_2d_:
-        raise Unconvertible("a KNeighborsClassifier of several outputs is not converted")
     places, weights = nearest(estimator, table.numbers())
-    votes = _gathered(np.eye(len(estimator.classes_))[estimator._y], places, weights)
-    return Answer(None, argmax(votes), votes / reduce(votes, "Sum"))
+    several = estimator.outputs_2d_
+    known, targets = (estimator.classes_, estimator._y.T) if several else ([estimator.classes_], [estimator._y])
+    votes = [_gathered(np.eye(len(c))[target], places, weights) for c, target in zip(known, targets, strict=True)]
+    chances = [each / reduce(each, "Sum") for each in votes]
+    if not several:
+        return Answer(None, argmax(votes[0]), chances[0])
+    check_alike([each.width for each in votes], estimator)
+    return Answer(None, side_by_side([argmax(each) for each in votes]), side_by_side(chances))
 
 
 def neighbours_regressor(estimator: Any, table: Table, convert: Any) -> Answer:
@@ -248,8 +253,9 @@ def process_regressor(estimator: Any, table: Table, convert: Any) -> Answer:
     return Answer(values=found @ weights * row(np.ravel(estimator._y_train_std)) + row(np.ravel(estimator._y_train_mean)))
 
 # %% ../../nbs/43_bundling.neighbours.ipynb #c017
-def _pairwise(estimator: Any, x: Tensor, rows: Any) -> Tensor:
-    gamma = 1.0 / rows.shape[1] if getattr(estimator, "gamma", None) is None else estimator.gamma
+def _pairwise(estimator: Any, x: Tensor, rows: Any, gamma: float | None = None) -> Tensor:
+    told = getattr(estimator, "gamma", None) if gamma is None else gamma
+    gamma = 1.0 / rows.shape[1] if told is None else told
     if getattr(estimator, "kernel_params", None):
         raise Unconvertible("a kernel with parameters of its own is not converted")
     degree, first = getattr(estimator, "degree", None), getattr(estimator, "coef0", None)
@@ -260,6 +266,23 @@ def kernel_ridge(estimator: Any, table: Table, convert: Any) -> Answer:
     """`KernelRidge`."""
     rows = kept_rows(estimator.X_fit_)
     return Answer(values=_pairwise(estimator, table.numbers(), rows) @ estimator.dual_coef_.reshape(len(rows), -1))
+
+
+def kernel_centerer(estimator: Any, table: Table, convert: Any) -> Table:
+    """`KernelCenterer`."""
+    x = table.numbers()
+    columns = reduce(x, "Sum") / float(len(estimator.K_fit_rows_))
+    return table.of(x - row(estimator.K_fit_rows_) - columns + float(estimator.K_fit_all_))
+
+
+def kernel_components(estimator: Any, table: Table, convert: Any) -> Table:
+    """`KernelPCA`."""
+    import numpy as np
+
+    found = _pairwise(estimator, table.numbers(), kept_rows(estimator.X_fit_), estimator.gamma_)
+    there = estimator.eigenvalues_ != 0
+    axes = np.where(there, estimator.eigenvectors_ / np.sqrt(np.where(there, estimator.eigenvalues_, 1)), 0.0)
+    return table.of(kernel_centerer(estimator._centerer, table.of(found), convert).numbers() @ axes)
 
 
 def nystroem(estimator: Any, table: Table, convert: Any) -> Table:
@@ -274,7 +297,8 @@ def centre_distances(estimator: Any, table: Table, convert: Any) -> Table:
 
 
 KEPT_FEATURES: dict[str, Callable[[Any, Table, Any], Table]] = {
-    "Nystroem": nystroem, **dict.fromkeys(("KMeans", "MiniBatchKMeans", "BisectingKMeans"), centre_distances),
+    "Nystroem": nystroem, "KernelPCA": kernel_components, "KernelCenterer": kernel_centerer,
+    **dict.fromkeys(("KMeans", "MiniBatchKMeans", "BisectingKMeans"), centre_distances),
 }
 NEIGHBOURS: dict[str, Callable[[Any, Table, Any], Answer]] = {
     **dict.fromkeys(("SVC", "NuSVC"), support_classifier), **dict.fromkeys(("SVR", "NuSVR"), support_regressor),

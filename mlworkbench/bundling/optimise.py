@@ -347,7 +347,8 @@ def _trials(
         return np.concatenate([values.reshape(count, -1) for values in found], axis=1).astype(float)
 
     report("looking for the rows that would find a difference")
-    return trials(signature, profile, golden["rows"], score, rows=rows, seed=seed, exact=made.exact)
+    words = {reader["column"]: reader["words"]["vocabulary"] for reader in made.about["readers"] if "words" in reader}
+    return trials(signature, profile, golden["rows"], score, rows=rows, seed=seed, exact=made.exact, words=words)
 
 
 def _proved(model: "Model", signature: Signature, made: Converted, copy: Any, tried: Sequence[Trial], tolerance: float,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ServiceError
+from .words import Words
 
 # %% ../../nbs/11_serving.tensors.ipynb #c006
 REFUSE = "refuse"
@@ -71,11 +72,12 @@ class Matrix:
     """
 
     def __init__(self, readers: Sequence[Mapping[str, Any]], absent: float | None = None):
-        self.reads = [(reader["column"], reading(reader)) for reader in readers]
-        self.absent = absent
+        self.texts = [(reader["column"], Words(reader["words"])) for reader in readers if "words" in reader]
+        self.reads = [(reader["column"], reading(reader)) for reader in readers if "words" not in reader]
+        self.absent, self.width = absent, len(self.reads) + sum(len(words.places) for _, words in self.texts)
 
     def __call__(self, columns: Mapping[str, Any], rows: int) -> Any:
-        """Shape (rows, readers), doubles.
+        """Shape (rows, width), doubles: each reader's column, then those of the words of each text.
 
         Raises
         ------
@@ -87,17 +89,21 @@ class Matrix:
         if self.absent is not None:
             return self._held(columns, rows)
         told = [columns[name] if read is None else read(columns[name]) for name, read in self.reads]
-        if rows == 1:
+        if rows == 1 and not self.texts:
             return np.array([[values[0] for values in told]], dtype=np.float64)
-        matrix = np.empty((rows, len(told)))
+        matrix = (np.zeros if self.texts else np.empty)((rows, self.width))
         for place, values in enumerate(told):
             matrix[:, place] = np.asarray(values, dtype=np.float64)
+        start = len(told)
+        for name, words in self.texts:
+            words.fill(matrix[:, start : start + len(words.places)], columns[name])
+            start += len(words.places)
         return matrix
 
     def _held(self, columns: Mapping[str, Any], rows: int) -> Any:
         import numpy as np
 
-        matrix = np.full((rows, len(self.reads)), self.absent)
+        matrix = np.full((rows, self.width), self.absent)
         for place, (name, read) in enumerate(self.reads):
             if name in columns:
                 held = np.asarray(columns[name] if read is None else read(columns[name]), dtype=np.float64)
