@@ -34,9 +34,14 @@ class Extras:
         self.shown: dict[str, list[Any]] = {}  # what each said when it was tried
 
     @property
+    def possible(self) -> bool:
+        """Whether there is anything to try."""
+        return bool(self._methods)
+
+    @property
     def names(self) -> tuple[str, ...]:
-        """What can be asked for."""
-        return tuple(self._methods)
+        """What can be asked for: nothing before it was tried."""
+        return tuple(self.shown)
 
     def ask(self, name: str, data: Any) -> list[Any]:
         """One answer a row."""
@@ -44,7 +49,7 @@ class Extras:
 
     def keep_those_that_answer(self, data: Any, rows: int, faults: tuple[type[Exception], ...]) -> None:
         """Try each on rows in the model's form, and forget what raises one of `faults` or is no short list of numbers a row."""
-        for name in self.names:
+        for name in list(self._methods):
             try:
                 found = self.ask(name, data) if rows else []
             except faults:

@@ -240,7 +240,7 @@ class Predictor:
 
     def _try_extras(self, rows: list[Any]) -> None:
         """Keep those answers on request that the model really gives."""
-        if not self.extras.names:
+        if not self.extras.possible:
             return  # no frame is built for nothing: a model that is asked by columns comes without pandas
         checked = self.signature.check(rows)
         self.extras.keep_those_that_answer(self._data(checked) if rows else None, checked.rows, (*VALUE_ERRORS, AttributeError))

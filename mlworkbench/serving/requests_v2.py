@@ -17,7 +17,7 @@ from .columns import Column
 from .errors import ServiceError, did_you_mean
 from .http import read_object
 from .signature import Signature
-from .tensors_v2 import blank_out, check_datatype, decode, flatten, nest, read_shape, refuse
+from .tensors_v2 import DATATYPES, blank_out, check_datatype, decode, flatten, nest, read_shape, refuse
 
 # %% ../../nbs/15_serving.requests_v2.ipynb #c006
 _DATATYPES = {"integer": "INT64", "number": "FP64", "string": "BYTES", "boolean": "BOOL", "datetime": "BYTES"}
@@ -130,7 +130,11 @@ def _read_inputs(
     columns: dict[str, list[Any]] = {}
     known = {column.name: column for column in signature.columns}
     at, rows = 0, None
+    usual = not any(key.startswith("missing:") for key in parameters)
     for entry in inputs:
+        if usual and rows is not None and (values := _plain_column(entry, rows, known, columns)) is not None:
+            columns[entry["name"]] = values
+            continue
         name = entry.get("name")
         if not isinstance(name, str) or name in columns:
             raise refuse("an input must have a name of its own", name=name, got=name)
@@ -147,6 +151,20 @@ def _read_inputs(
     if at != len(tail):
         raise refuse(f"the inputs must use all {len(tail)} bytes behind the JSON", got=f"{len(tail) - at} bytes more")
     return columns, rows or 0
+
+
+def _plain_column(
+    entry: Mapping[str, Any], rows: int, known: Mapping[str, Column], columns: Mapping[str, Any],
+) -> list[Any] | None:
+    """The values of the usual tensor, seen at a glance: a column not yet read, one JSON item a row, and nothing special."""
+    name, data = entry.get("name"), entry.get("data")
+    if type(data) is not list or len(data) != rows or type(data[0]) is list or entry.get("shape") not in ([rows], [rows, 1]):
+        return None
+    column = known.get(name) if type(name) is str and name not in columns else None
+    if column is None or column.type == "list" or entry.get("parameters"):
+        return None
+    datatype = entry.get("datatype")
+    return data if type(datatype) is str and datatype in DATATYPES else None
 
 
 def read_items(entry: Mapping[str, Any], name: str, shape: tuple[int, ...], tail: bytes, at: int) -> tuple[list[Any], int]:
