@@ -106,6 +106,17 @@ class InThread:
         """Jobs that wait now."""
         return len(self._waiting)
 
+    def check_room(self) -> None:
+        """Return when another job may wait.
+
+        Raises
+        ------
+        ServiceError
+            503: the queue is full.
+        """
+        if len(self._waiting) >= self._queue:
+            raise ServiceError(503, "the queue is full: too many requests wait for the model", retry_after_s=1)
+
     async def run(self, job: Job) -> Any:
         """The job's result, as `Job.result` gives it.
 
@@ -114,8 +125,7 @@ class InThread:
         ServiceError
             503 when the queue is full, 504 when the time is over.
         """
-        if len(self._waiting) >= self._queue:
-            raise ServiceError(503, "the queue is full: too many requests wait for the model", retry_after_s=1)
+        self.check_room()
         future = asyncio.get_running_loop().create_future()
         with self._lock:
             self._waiting.append((job, future))

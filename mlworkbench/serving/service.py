@@ -250,6 +250,8 @@ class Front:
         if route.kind not in answers.readers:
             shop = self._slow_shop if route.kind == "explain" else self._shop
             return await shop.run(answers.workers[route.kind], body, request, started)
+        if self.application.cost.of(1) >= QUICK_S:  # under a crowd, reading what is then refused takes the time of the others
+            self._in_thread.check_room()
         if len(body) > QUICK_BYTES:
             job = await self._shop.run(answers.job, route.kind, body, request, started)
         else:
