@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Ask', 'MODES', 'QUANTISE', 'answers_of', 'asks', 'apart', 'Check', 'compare_rows', 'seconds_of', 'speeds',
-           'Optimised', 'converted', 'is_network', 'in_eight_bits', 'optimise', 'opened']
+           'Optimised', 'converted', 'limit_of', 'is_network', 'in_eight_bits', 'optimise', 'opened']
 
 # %% ../../nbs/44_bundling.optimise.ipynb #c003
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,7 +38,9 @@ def answers_of(ask: Ask, checked: Checked, rows: Sequence[int] | None = None) ->
     """What a model answers to each row, by its number; a refused row is not there."""
     rows = range(checked.rows) if rows is None else rows
     try:
-        found = ask(checked if len(rows) == checked.rows else checked.keep(rows))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of numbers and categories that are asked about because they are strange
+            found = ask(checked if len(rows) == checked.rows else checked.keep(rows))
     except _REFUSALS:
         if len(rows) <= 1:
             return {}
@@ -239,6 +242,27 @@ def converted(model: "Model", signature: Signature) -> Converted:
         raise Unconvertible(f"the conversion failed ({type(error).__name__}: {first})") from error
 
 # %% ../../nbs/44_bundling.optimise.ipynb #c018
+_LARGEST = 1023  # the power of two that a double still holds
+
+
+def limit_of(original: Ask, signature: Signature, row: Mapping[str, Any]) -> float | None:
+    """The largest power of two that all numbers of a row may have; None where the model takes them all, or not this row."""
+    numbers = [c.name for c in signature.columns if c.type == "number" and c.categories is None and "32" not in c.dtype]
+
+    def takes(power: int) -> bool:
+        rows = [{**row, **dict.fromkeys(numbers, sign * 2.0**power)} for sign in (1, -1)]
+        checked = signature.check(rows)
+        return bool(checked.errors) or len(answers_of(original, checked)) == 2
+
+    if not numbers or takes(_LARGEST) or not takes(0):
+        return None
+    low, high = 0, _LARGEST
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if takes(middle) else (low, middle)
+    return 2.0**low
+
+# %% ../../nbs/44_bundling.optimise.ipynb #c020
 QUANTISE = ("off", "int8")
 
 
@@ -266,7 +290,7 @@ def in_eight_bits(model: "Model", signature: Signature, made: Converted, tried: 
             "rows": found.rows, "tolerance": tolerance, "bytes": len(small.content), "bytes_before": len(made.content)}
     return replace(found if found.accepted else exact, quantised=told, seconds=exact.seconds + found.seconds)
 
-# %% ../../nbs/44_bundling.optimise.ipynb #c020
+# %% ../../nbs/44_bundling.optimise.ipynb #c022
 def optimise(
     model: "Model", signature: Signature, profile: "Profile | None", golden: Mapping[str, Any], *, mode: str = "auto",
     quantise: str = "off", tolerance: float = 1e-6, quantised_tolerance: float = 0.01, rows: int = 1500, seed: int = 0,
@@ -300,6 +324,8 @@ def optimise(
     try:
         report("converting the model to a graph")
         made = converted(model, signature)
+        limit = limit_of(asks(model.estimator, signature), signature, golden["rows"][0])
+        made = made if limit is None else replace(made, about={**made.about, "limit": limit})
         copy = opened(made, signature, golden)
     except (Unconvertible, MissingPart) as error:
         if mode == "required":
@@ -315,7 +341,7 @@ def optimise(
         raise GateFailed(problem("optimise", "the copy must answer as the model does", result.reason))
     return result
 
-# %% ../../nbs/44_bundling.optimise.ipynb #c021
+# %% ../../nbs/44_bundling.optimise.ipynb #c023
 def opened(made: Converted, signature: Signature, golden: Mapping[str, Any]) -> Any:
     """The copy, as the service opens it, after a first run.
 
@@ -333,7 +359,7 @@ def opened(made: Converted, signature: Signature, golden: Mapping[str, Any]) -> 
         raise Unconvertible(f"onnxruntime cannot run the graph ({first})") from error
     return copy
 
-# %% ../../nbs/44_bundling.optimise.ipynb #c022
+# %% ../../nbs/44_bundling.optimise.ipynb #c024
 def _trials(
     made: Converted, copy: Any, signature: Signature, profile: "Profile | None", golden: Mapping[str, Any], rows: int, seed: int,
 ) -> list[Trial]:

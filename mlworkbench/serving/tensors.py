@@ -69,12 +69,14 @@ class Matrix:
         As the manifest has them, in the order of the matrix.
     absent
         The number of a column that the request does not hold; None: every column is there.
+    limit
+        The size of a number beyond which the model takes none; None: it takes all.
     """
 
-    def __init__(self, readers: Sequence[Mapping[str, Any]], absent: float | None = None):
+    def __init__(self, readers: Sequence[Mapping[str, Any]], absent: float | None = None, limit: float | None = None):
         self.texts = [(reader["column"], Words(reader["words"])) for reader in readers if "words" in reader]
         self.reads = [(reader["column"], reading(reader)) for reader in readers if "words" not in reader]
-        self.absent, self.width = absent, len(self.reads) + sum(len(words.places) for _, words in self.texts)
+        self.absent, self.limit, self.width = absent, limit, len(self.reads) + sum(len(words.places) for _, words in self.texts)
 
     def __call__(self, columns: Mapping[str, Any], rows: int) -> Any:
         """Shape (rows, width), doubles: each reader's column, then those of the words of each text.
@@ -86,8 +88,15 @@ class Matrix:
         """
         import numpy as np
 
-        if self.absent is not None:
-            return self._held(columns, rows)
+        matrix = self._held(columns, rows) if self.absent is not None else self._given(columns, rows)
+        limit = self.limit
+        if limit is not None and not (matrix.max() <= limit and matrix.min() >= -limit) and (np.abs(matrix) > limit).any():
+            raise ValueError(f"the model takes no number beyond {limit:.3g}")
+        return matrix
+
+    def _given(self, columns: Mapping[str, Any], rows: int) -> Any:
+        import numpy as np
+
         told = [columns[name] if read is None else read(columns[name]) for name, read in self.reads]
         if rows == 1 and not self.texts:
             return np.array([[values[0] for values in told]], dtype=np.float64)
@@ -147,7 +156,7 @@ class Tensors:
     about
         The manifest's ``model``: ``readers``, ``names`` (the columns in the order in which an array holds them),
         ``outputs`` (names of the graph's outputs: ``predictions``, and where there are any ``labels``, ``probabilities``,
-        ``decision``), ``task``, ``classes``, ``at_once`` (rows a run), ``absent``.
+        ``decision``), ``task``, ``classes``, ``at_once`` (rows a run), ``absent``, ``limit``.
     """
 
     def __init__(self, session: Any, about: Mapping[str, Any], source: Any = None):
@@ -155,7 +164,8 @@ class Tensors:
 
         self.session, self.source, self.about, self.task = session, source, dict(about), about["task"]
         self.names = list(about["names"])
-        self.matrix, self.at_once = Matrix(about["readers"], about.get("absent")), int(about.get("at_once") or 1000)
+        self.matrix = Matrix(about["readers"], about.get("absent"), about.get("limit"))
+        self.at_once = int(about.get("at_once") or 1000)
         self.keys, self.outputs = zip(*about["outputs"].items(), strict=True)
         self.outputs, self.input = list(self.outputs), session.get_inputs()[0].name
         self.n_features_in_ = len(self.names)
