@@ -93,6 +93,23 @@ def _forget_addresses(schema: dict[str, Any]) -> None:
                 held[name]["content"] = "0"
 
 # %% ../../nbs/21_model.canonical.ipynb #c016
+_SEARCHES = ("sklearn.model_selection._search", "sklearn.model_selection._search_successive_halving")
+
+
+def _forget_times(schema: dict[str, Any]) -> None:
+    for node in _nodes(schema):
+        held = (node.get("content") or {}).get("content") if node["__loader__"] == "ObjectNode" else None
+        if not held or node["__module__"] not in _SEARCHES:
+            continue
+        if "refit_time_" in held:
+            held["refit_time_"]["content"] = "0.0"
+        if (results := held.get("cv_results_", {})).get("__loader__") == "DictNode":
+            kept = [not key.endswith("_time") for key in results["content"]]
+            types = results["key_types"]
+            results["content"] = dict(itertools.compress(results["content"].items(), kept))
+            types["content"] = list(itertools.compress(types["content"], kept))
+
+# %% ../../nbs/21_model.canonical.ipynb #c018
 def _without_ids(node: Any) -> str:
     """A node as text to sort by: what it is, not where it was in memory."""
     if isinstance(node, dict):
@@ -117,16 +134,18 @@ def _sort(schema: dict[str, Any]) -> None:
             _sort_attributes(node["content"])
 
 
-def canonical_skops(path: Path) -> None:
-    """Write a skops file anew, in the form that all files of the same estimator share."""
+def canonical_skops(path: Path, *, times: bool = True) -> None:
+    """Write a skops file anew, in the form that all files of the same estimator share; without `times` those are forgotten."""
     with zipfile.ZipFile(path) as archive:
         schema = json.loads(archive.read("schema.json"))
+        _forget_addresses(schema)
+        if not times:
+            _forget_times(schema)
         places = dict.fromkeys(node["file"] for node in _nodes(schema) if "file" in node)
         names = {name: hashlib.sha256(_part(archive, name)).hexdigest()[:32] + Path(name).suffix for name in places}
         for node in _nodes(schema):
             if "file" in node:
                 node["file"] = names[node["file"]]
-        _forget_addresses(schema)
         _sort(schema)
         _renumber(schema)
         text = json.dumps(schema, separators=(",", ":"), ensure_ascii=True).encode()
@@ -139,7 +158,7 @@ def _part(archive: zipfile.ZipFile, name: str) -> bytes:
     data = archive.read(name)
     return _without_gaps(data) if name.endswith(".npy") else data
 
-# %% ../../nbs/21_model.canonical.ipynb #c022
+# %% ../../nbs/21_model.canonical.ipynb #c026
 _FINAL = re.compile(r"(?:^  \w+ : Final\[.*\n)+", re.M)
 _MANGLED = re.compile(rb"___torch_mangle_(\d+)")
 
@@ -178,7 +197,7 @@ def canonical_torchscript(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         write_members(path, _torchscript_members(archive))
 
-# %% ../../nbs/21_model.canonical.ipynb #c025
+# %% ../../nbs/21_model.canonical.ipynb #c029
 def canonical_onnx(path: Path) -> None:
     """Write an ONNX file anew, in the form that all files of the same graph share; it needs the package onnx."""
     import onnx
@@ -191,7 +210,7 @@ def canonical_onnx(path: Path) -> None:
         entries.extend(copies)
     path.write_bytes(graph.SerializeToString(deterministic=True))
 
-# %% ../../nbs/21_model.canonical.ipynb #c028
+# %% ../../nbs/21_model.canonical.ipynb #c032
 CANONICAL: Mapping[str, Callable[[Path], None]] = {
     "skops": canonical_skops, "torchscript": canonical_torchscript, "onnx": canonical_onnx,
 }

@@ -115,11 +115,13 @@ class ScikitLearn(Family):
         return {"format": "joblib"}
 
     def ship(self, model: Model, folder: Path) -> dict[str, Any]:
-        """As skops; what skops cannot hold as joblib, where its owner trusts pickles."""
+        """As skops, without the times that a search took; what skops cannot hold as joblib, where its owner trusts pickles."""
         from skops.io.exceptions import UnsupportedTypeException
 
         try:
-            return super().ship(model, folder)
+            about = super().ship(model, folder)
+            canonical_skops(folder / about["file"], times=False)
+            return about
         except InputError as error:
             if not model.trust or not isinstance(error.__cause__, UnsupportedTypeException):
                 raise
