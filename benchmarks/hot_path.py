@@ -26,7 +26,8 @@ from serving_peers import pipeline
 from serving_peers.services import make_keys
 
 import mlworkbench as mlw
-from mlworkbench.serving import answers, http, service
+from mlworkbench.serving import answers, http, protocols, service
+from mlworkbench.serving import log as log_module
 from mlworkbench.serving import predictor as predictor_module
 from mlworkbench.serving.application import Application
 from mlworkbench.serving.predictor import Cost
@@ -143,7 +144,7 @@ def places(application: Application) -> Iterator[tuple[str, Any, str]]:
     yield "request: method, path, headers, id", http.Request, "__init__"
     yield "keys", getattr(application, "keys", None), "check"
     yield "body: received", http.Request, "body"
-    yield "parse: JSON", answers, "read_object"
+    yield "parse: JSON", protocols, "read_object"
     yield "check: signature", type(application.predictor.signature), "check"
     yield "model's input: built", predictor_module, "build_input"
     for value in [each for held in vars(asker).values() for each in (held if isinstance(held, list) else [held])]:
@@ -152,10 +153,13 @@ def places(application: Application) -> Iterator[tuple[str, Any, str]]:
     for name, value in vars(asker).items():
         if hasattr(getattr(value, "__self__", None), "__sklearn_is_fitted__") or hasattr(value, "__func__"):
             yield "model: answers", asker, name
+    if hasattr(application.predictor.estimator, "matrix"):  # a graph
+        yield "model's input: built", type(application.predictor.estimator.matrix), "__call__"
+        yield "model: runs", application.predictor.estimator, "_run"
     yield "model's answers: as lists", type(asker), "__call__"
     yield "model's answers: as lists", type(asker), "columns"
     yield "log: records", answers, "_records"
-    yield "log: lines", type(log), "_tails"
+    yield "log: lines", log_module, "record_tails"
     yield "log: written", log, "write"
     yield "answer: fields", predictor, "_scored"
     yield "answer: JSON", http.Reply, "json"

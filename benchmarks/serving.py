@@ -32,7 +32,9 @@ EVIDENCE = Path(__file__).resolve().parent.parent / "docs" / "evidence" / "servi
 SCENARIOS = {"1 row, 1 connection": (1, 1), "1 row, 8 connections": (1, 8),
              "100 rows, 1 connection": (100, 1), "100 rows, 8 connections": (100, 8)}
 BODIES = {1: 200, 100: 20}  # different bodies that take turns, by their rows
-PLAN = {"forest": (OURS, *PEERS), "function": (OURS, PEERS[0])}
+PLAN = {"forest": (OURS, *PEERS), "linear": (OURS, PEERS[0], PEERS[-1]), "function": (OURS, PEERS[0])}
+TITLES = {"forest": "Imputer, scaler, one-hot and a forest of 100 trees", "linear": "The same before a logistic regression",
+          "function": "A model that cannot be converted"}
 TOLERANCE = 1e-6
 
 
@@ -196,7 +198,6 @@ def page(results: dict[str, dict[str, Found]], options: argparse.Namespace, load
     services = [f"- **{name}** {found.version}: {told.get(name) or found.about or ours}"
                 + (f". It could not be measured: {found.problem.splitlines()[0]}" if found.problem else "")
                 for name, found in seen.items()]
-    names = {"forest": "Imputer, scaler, one-hot and a forest of 100 trees", "function": "A model that cannot be converted"}
     parts = [
         "# Speed of services", "",
         f"{datetime.date.today()}, Python {platform.python_version()}, scikit-learn {sklearn.__version__} in every environment, "
@@ -210,7 +211,7 @@ def page(results: dict[str, dict[str, Found]], options: argparse.Namespace, load
         *services, "", *targets(results.get("forest", {}), results.get("function", {})),
     ]
     for model, found in results.items():
-        parts += [f"## {names[model]}", "", *table(model, found, options)]
+        parts += [f"## {TITLES[model]}", "", *table(model, found, options)]
     return "\n".join(parts)
 
 
