@@ -75,12 +75,22 @@ def _listed(found: Any, rows: int) -> list[Any]:
 
 
 def _objects(found: Any, rows: int) -> list[Any]:
+    if not hasattr(found, "tocsr"):
+        return [_named(row) for row in found]  # a converted model's answer, and its service has no SciPy
     from scipy.sparse import csr_matrix
 
     table = csr_matrix(found)
     ends = table.indptr
     values, places = plain_list(table.data), table.indices.tolist()
     return [dict(sorted((str(places[k]), values[k]) for k in range(ends[i], ends[i + 1]))) for i in range(rows)]
+
+
+def _named(row: Any) -> dict[str, Any]:
+    """The numbers of a row that are not 0, by their places."""
+    import numpy as np
+
+    places = np.flatnonzero(row)
+    return dict(sorted(zip(map(str, places.tolist()), plain_list(row[places]), strict=True)))
 
 
 def _nested(found: Any, rows: int) -> list[Any]:
