@@ -1,14 +1,21 @@
 """Golden rows: made up, at the edges, the same for the same seed."""
 
+import itertools
+import json
 import subprocess
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.sparse import csr_matrix
 
+from mlworkbench.bundling import golden
+from mlworkbench.bundling.content import drawn_rows, without_rare
 from mlworkbench.bundling.golden import edge_values, golden_frame, golden_rows, make_golden
 from mlworkbench.core.errors import InputError
+from mlworkbench.model.loading import wrap
+from mlworkbench.model.signature import infer_signature
 from mlworkbench.serving.signature import Column, Signature
 from mlworkbench.statistics.profiles import profile_frame
 
@@ -100,11 +107,11 @@ class Length:
 
 def test_predictions_are_made_on_the_frame_that_the_signature_builds():
     regression = Signature(COLUMNS, task="regression")
-    golden = make_golden(Length(), regression, profile_frame(people()), rows=16)
-    frame = golden_frame(regression, golden["rows"])
+    made = make_golden(Length(), regression, profile_frame(people()), rows=16)
+    frame = golden_frame(regression, made["rows"])
     assert list(frame.dtypes.astype(str)) == [c.dtype for c in COLUMNS]
-    assert golden["predictions"] == frame.isna().sum(axis=1).astype(float).tolist()
-    assert golden["probabilities"] is None and golden["classes"] is None
+    assert made["predictions"] == frame.isna().sum(axis=1).astype(float).tolist()
+    assert made["probabilities"] is None and made["classes"] is None
 
 
 def test_a_model_that_refuses_what_its_signature_allows_is_refused():
@@ -116,3 +123,66 @@ def test_a_model_that_refuses_what_its_signature_allows_is_refused():
 
     with pytest.raises(InputError, match=r"every row that its signature allows, got ValueError: Input X contains NaN"):
         make_golden(Fussy(), Signature(COLUMNS, task="regression"))
+
+
+def missing_in(row: dict) -> frozenset[str]:
+    return frozenset(name for name, value in row.items() if value is None)
+
+
+def test_each_column_is_missing_alone_each_pair_together_and_all_at_once():
+    nullable = [c.name for c in COLUMNS if c.nullable]
+    seen = {missing_in(row) for row in golden_rows(SIGNATURE, profile_frame(people()), rows=64)}
+    assert {frozenset([name]) for name in nullable} <= seen
+    assert {frozenset(pair) for pair in itertools.combinations(nullable, 2)} <= seen and frozenset(nullable) in seen
+    assert all(names <= set(nullable) for names in seen)
+
+
+def test_of_many_columns_each_is_missing_alone_and_with_its_neighbour_and_the_rows_stay_few():
+    names = [f"x{i}" for i in range(40)]
+    assert len(golden.missing_patterns(names)) == 1 + 80 and ("x39", "x0") in golden.missing_patterns(names)
+    wide = Signature(tuple(Column(n, "number", "float64", nullable=True, minimum=0.0, maximum=1.0) for n in names))
+    rows = golden_rows(wide, rows=16)
+    assert len(rows) <= 2 + 81 + 16 and {frozenset([n]) for n in names} <= {missing_in(row) for row in rows}
+    assert len(golden.missing_patterns([str(i) for i in range(3000)])) == golden.PATTERNS
+
+
+def test_the_first_two_rows_hold_every_first_and_every_last_edge():
+    profile = profile_frame(people())
+    first, last, *_ = golden_rows(SIGNATURE, profile, rows=16)
+    for column in COLUMNS:
+        edges = edge_values(column, profile.columns.get(column.name))
+        assert (first[column.name], last[column.name]) == (edges[0], edges[-1])
+    assert "" in {row["note"] for row in golden_rows(SIGNATURE, rows=24)}
+
+
+def test_real_rows_stand_behind_the_made_up_ones_and_are_counted():
+    regression = Signature(COLUMNS, task="regression")
+    made = make_golden(Length(), regression, rows=16)
+    row = made["rows"][5]
+    with_real = make_golden(Length(), regression, rows=16, real=[row, row])
+    assert with_real["rows"] == [*made["rows"], row, row] and with_real["predictions"][-1] == made["predictions"][5]
+    assert (with_real["real_rows"], with_real["synthesised"]) == (2, False)
+    assert (made["real_rows"], made["synthesised"]) == (0, True)
+
+
+def test_values_that_few_rows_hold_have_no_name_in_a_bundle_s_profile():
+    towns = pd.DataFrame({"town": ["Aachen"] * 90 + ["Bonn"] * 5 + ["Lonely"] * 4 + ["Alone"]})
+    plain = profile_frame(towns)
+    frozen = without_rare(plain)["town"]
+    assert dict(frozen.categories) == {"Aachen": 90, "Bonn": 5} and frozen.other == 5
+    assert sum(frozen.categories.values()) + frozen.other == plain["town"].count == 100
+    assert "Lonely" not in json.dumps(without_rare(plain).to_dict())
+
+
+@pytest.mark.parametrize("form", ["frame", "array", "list", "sparse", "records"])
+def test_rows_are_drawn_from_examples_of_any_form_and_hold_to_the_signature(form):
+    numbers = np.random.default_rng(0).normal(size=(50, 3)).round(3)
+    examples = {
+        "frame": pd.DataFrame(numbers, columns=list("abc")), "array": numbers, "sparse": csr_matrix(numbers),
+        "list": ["one word", "two words"] * 25, "records": [{"a": float(row[0]), "b": "x"} for row in numbers],
+    }[form]
+    signature = infer_signature(wrap(Length()), examples)
+    drawn = drawn_rows(signature, examples, 7, seed=3)
+    assert len(drawn) == 7 and signature.check(drawn).errors == []
+    assert drawn == drawn_rows(signature, examples, 7, seed=3) != drawn_rows(signature, examples, 7, seed=4)
+    assert drawn_rows(signature, examples, 0, seed=3) == []
