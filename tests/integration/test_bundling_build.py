@@ -103,6 +103,8 @@ def test_nothing_of_notebooks_is_in_the_environment_that_serves_the_bundle_and_a
         golden = json.loads((Path(built_bundle.path) / "src" / "golden.json").read_text())
         status, answer = ask("POST", service.url + "/predict", {"rows": golden["rows"][:3]}, headers=allowed)
         assert (status, answer["predictions"]) == (200, golden["predictions"][:3])
+        status, told = ask("POST", service.url + "/explain", {"rows": golden["rows"][:1]}, headers=allowed)
+        assert status == 200 and len(told["explanations"]) == 1, told
         serving = psutil.Process(service.process.pid)
         for process in (serving, *serving.children(recursive=True)):
             assert "PYTHONPATH" not in process.environ()
