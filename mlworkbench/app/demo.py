@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.jobs import listening, report
 from ..core.resources import resource
-from ..core.workspace import Artifact, workspace
+from ..core.workspace import Artifact, now, workspace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,11 +142,14 @@ def make_upstream(kind: str) -> None:
         demo_traffic(result.name)
 
 # %% ../../nbs/91_app.demo.ipynb #c015
-def demo_release() -> dict[str, Any]:
-    """The release that the demo runs, as a release file would say it."""
+def demo_release(since: str | None = None) -> dict[str, Any]:
+    """The release that the demo runs, as a release file would say it; monitored is what came `since` a moment.
+
+    An equal model gives an equal bundle, so a second demo finds its predecessor's predictions in the log.
+    """
     return {
         "name": NAME, "evaluate": {"gate": GATE}, "bundle": {}, "containerize": {"when": "if_available"},
-        "deploy": {}, "monitor": {},
+        "deploy": {}, "monitor": {} if since is None else {"since": since},
     }
 
 
@@ -171,11 +174,12 @@ def run_demo(*, out: str | None = None, keep: bool = True, simulate_drift: bool 
         with listening(lambda text, fraction: tell("traffic", text)):
             demo_traffic(NAME, simulate_drift)
 
+    began = now()
     with listening(lambda text, fraction: tell("train", text)):
         train_demo_model()
     kept = False
     try:
-        done = run_release(check_release(demo_release(), "demo"), out=out, tell=tell, between={"deploy": traffic})
+        done = run_release(check_release(demo_release(since=began), "demo"), out=out, tell=tell, between={"deploy": traffic})
         kept = keep
     finally:  # an interrupted demo leaves no service behind
         if not kept:
