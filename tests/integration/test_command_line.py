@@ -177,7 +177,7 @@ def test_an_evaluation_may_be_named_by_its_path_in_another_workspace(files, plac
     done = evaluate(files, "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     for named in (tmp_path / "out", tmp_path / "out" / "evaluation.json"):
-        assert _evaluation(str(named), "latest").name == "model"
+        assert _evaluation(str(named), "latest")[0].name == "model"
 
 
 def test_a_kernel_that_dies_is_told_as_a_fault_with_a_record(files, place, tmp_path):
