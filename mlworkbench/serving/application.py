@@ -140,6 +140,7 @@ class Application:
         self.permanent = False  # whether waiting helps
         self.warnings: list[str] = []
         self.documents: dict[str, Reply] = {}
+        self.front: Any = None  # what answers over HTTP, once it is made (19)
         try:
             self.settings, self._fault = service_settings(self.folder), None
             workers = self.environment.get("MLW_WORKERS") or self.settings["workers"]

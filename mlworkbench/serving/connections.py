@@ -8,6 +8,7 @@ __all__ = ['HEAD_BYTES', 'HEAD_S', 'guard', 'guard_connections']
 # %% ../../nbs/15_serving.connections.ipynb #c003
 import contextlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 # %% ../../nbs/15_serving.connections.ipynb #c006
@@ -16,7 +17,9 @@ HEAD_S = 10.0
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
-def guard(base: type, *, head_bytes: int = HEAD_BYTES, head_s: float = HEAD_S) -> type:
+def guard(
+    base: type, *, head_bytes: int = HEAD_BYTES, head_s: float = HEAD_S, entrance: Callable[[], Any] = lambda: None,
+) -> type:
     """The protocol class `base` of uvicorn (on httptools) with limits on the headers' size and time.
 
     Parameters
@@ -25,6 +28,8 @@ def guard(base: type, *, head_bytes: int = HEAD_BYTES, head_s: float = HEAD_S) -
         Bytes of headers after which a connection is closed, with 431.
     head_s
         Seconds in which the headers of a request must be complete; noticed up to a second later.
+    entrance
+        Gives the ASGI application that is handed the requests; None: the server's own.
     """
     looking: set[int] = set()  # event loops that have a timer
 
@@ -34,7 +39,7 @@ def guard(base: type, *, head_bytes: int = HEAD_BYTES, head_s: float = HEAD_S) -
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._since = time.monotonic()
+            self._since, self.app = time.monotonic(), entrance() or self.app
             if id(self.loop) not in looking:
                 looking.add(id(self.loop))
                 self.loop.call_later(1.0, _look, self.loop, self.connections, head_s)
@@ -75,13 +80,19 @@ def _look(loop: Any, connections: set, head_s: float) -> None:
 _NEEDED = ("connection_made", "data_received", "on_message_begin", "on_headers_complete")
 
 
-def guard_connections() -> bool:
-    """Let servers that are made in this process guard their connections; False where they have another shape."""
+def guard_connections(entrance: Callable[[], Any] = lambda: None) -> bool:
+    """Let servers that are made in this process guard their connections; False where they have another shape.
+
+    Parameters
+    ----------
+    entrance
+        As for `guard`.
+    """
     with contextlib.suppress(ImportError):
         from uvicorn.protocols.http import auto
 
         base = auto.AutoHTTPProtocol
         if base.__name__ == "HttpToolsProtocol" and all(hasattr(base, name) for name in _NEEDED):
-            auto.AutoHTTPProtocol = guard(base)
+            auto.AutoHTTPProtocol = guard(base, entrance=entrance)
             return True
     return False

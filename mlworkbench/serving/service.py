@@ -163,6 +163,7 @@ class Desk:
 
     def __init__(self, app: Callable[..., Awaitable[None]], application: Application):
         self.app, self.application = app, application
+        application.front = self  # from now on connections come here directly
         settings = application.settings
         self._limit = int(settings["max_body_mb"] * 2**20)
         self._probe = application.environment.get("MLW_PROBE_TOKEN", "").encode()

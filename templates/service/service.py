@@ -19,7 +19,8 @@ from serving.service import Front, calm_collector
 
 application = Application(Path(__file__).resolve().parent)
 write_records(**application.named)  # where a server's logging is set up; nothing elsewhere
-guard_connections()  # limits on headers that the server lacks
+# limits on headers that the server lacks; requests come straight to our front, past layers that only slow them down
+guard_connections(entrance=lambda: application.front)
 
 
 @bentoml.service(
