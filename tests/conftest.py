@@ -7,7 +7,7 @@ import platform
 import shutil
 import tempfile
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -88,6 +88,14 @@ def measured(request: pytest.FixtureRequest) -> Callable[..., None]:
                 file.write(json.dumps([request.node.name, request.node.path.name, told]) + "\n")
 
     return note
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """What a test printed or logged is told as text that can be sent: half of a surrogate pair ends the process otherwise."""
+    told = yield
+    told.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in told.sections]
+    return told
 
 
 def _whole(config: pytest.Config) -> bool:
