@@ -189,7 +189,7 @@ def _concerns(path: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
     told = read_part(path, "evaluation.json") if "evaluation.json" in manifest["files"] else {}
     failed = told.get("status") == "failed"
     found = [f"The evaluation that it ships failed its gate: {' '.join(told['reasons'])}"] if failed else []
-    if holders := manifest.get("model_holds_rows"):
+    if holders := manifest["model_holds_rows"]:
         found.append(f"The model is made of rows of its training data ({', '.join(holders)}): whoever has the bundle has them.")
     if real := manifest["golden"]["real_rows"]:
         found.append(f"It holds {real} real rows, since these were asked for.")

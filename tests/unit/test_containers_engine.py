@@ -72,7 +72,7 @@ def test_an_image_is_not_made_of_a_lock_that_no_index_can_give(tmp_path):
     source = tmp_path / "src"
     source.mkdir()
     manifest = {"schema": 2, "name": "churn", "version": "1f2e", "python": "3.11", "content_sha256": "", "files": {},
-                "model": {"task": "binary"}, "original": {"sha256": ""}}
+                "model": {"task": "binary"}, "original": {"sha256": ""}, "golden": {"real_rows": 0}, "model_holds_rows": []}
     for name, part in (("manifest", manifest), ("signature", {"columns": []}), ("certificate", {})):
         (source / f"{name}.json").write_text(json.dumps(part))
     (source / "requirements.lock").write_text(render_lock({"features": "0.1"}, ["features"]))
