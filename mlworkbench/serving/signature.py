@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from .columns import Column, ColumnCheck
@@ -103,7 +104,9 @@ class Glance:
     def __init__(self, checks: Sequence[ColumnCheck], extra: str):
         self._names = frozenset(check.name for check in checks) if extra == "reject" else None
         self._looks = [self._look(check) for check in checks]
-        self.useful = all(look is not None for look in self._looks)
+        self.useful = bool(checks) and all(look is not None for look in self._looks)
+        names = [check.name for check in checks]
+        self._row = itemgetter(*names) if len(names) > 1 else lambda row: tuple(row[name] for name in names)
 
     @staticmethod
     def _look(check: ColumnCheck) -> tuple[Any, ...] | None:
@@ -139,6 +142,44 @@ class Glance:
             columns[name] = [value]
         return columns
 
+    def many(self, rows: Sequence[Any]) -> dict[str, list[Any]] | None:
+        """The columns of several rows in which every column is there, when nothing is to be said of any; else None."""
+        try:
+            table = zip(*map(self._row, rows), strict=True)
+        except (KeyError, TypeError):  # a column is absent, or a row is no object
+            return None
+        if self._names is not None and sum(map(len, rows)) != len(self._looks) * len(rows):
+            return None
+        columns = {}
+        for look, told in zip(self._looks, table, strict=True):
+            values = _glanced(list(told), *look[1:])
+            if values is None:
+                return None
+            columns[look[0]] = values
+        return columns
+
+
+def _glanced(values: list[Any], kind: type, nullable: bool, known: Any, numeric: bool, low: Any, high: Any) -> list[Any] | None:
+    """A column's values when nothing is to be said of any of them; else None."""
+    kinds = set(map(type, values))
+    if nullable and type(None) in kinds:
+        held = [value for value in values if value is not None]
+        clean = _glanced(held, kind, False, known, numeric, low, high) if held else held
+        if clean is None:
+            return None
+        clean = iter(clean)
+        return [None if value is None else next(clean) for value in values]
+    if kind is float and int in kinds and kinds <= {float, int} and -_EXACT <= min(values) and max(values) <= _EXACT:
+        values, kinds = list(map(float, values)), {float}
+    if kinds != {kind}:
+        return None
+    if known is not None:
+        return values if known.issuperset(values) else None
+    if numeric and not (low <= min(values) and max(values) <= high):
+        return None
+    total = sum(values) if kind is float else 0
+    return values if total == total else None  # a caller in Python may bring NaN, which is neither high nor low
+
 # %% ../../nbs/11_serving.signature.ipynb #c014
 class Reading:
     """The part of a `Signature` that works on rows; prepared once by `_prepare`."""
@@ -153,10 +194,10 @@ class Reading:
 
     def check(self, rows: list[Any]) -> Checked:
         """Read `rows`, column by column; nothing is raised, all faults are listed, ordered by row."""
-        if len(rows) == 1 and self._glance is not None and type(rows[0]) is dict:
-            columns = self._glance(rows[0])
+        if self._glance is not None and rows:
+            columns = self._glance(rows[0]) if len(rows) == 1 and type(rows[0]) is dict else self._glance.many(rows)
             if columns is not None:
-                return Checked(columns, 1)
+                return Checked(columns, len(rows))
         errors = [fault("must be an object", row=i, got=row) for i, row in enumerate(rows) if type(row) is not dict]
         flags: dict[int, list[str]] = {}
         bad = {e["row"] for e in errors}

@@ -1,6 +1,7 @@
 """The signature's edges: what is read, what is refused, which frame comes out."""
 
 import json
+import random
 
 import numpy as np
 import pandas as pd
@@ -70,12 +71,27 @@ KINDS = [
 @pytest.mark.parametrize("column", KINDS, ids=lambda c: f"{c.dtype} {c.minimum} {c.policy}")
 @pytest.mark.parametrize("extra", ["reject", "drop"])
 def test_a_row_seen_at_a_glance_is_read_as_every_other(column, extra):
-    signature = Signature([column], extra=extra)
-    for row in [{"c": value} for value in ANY] + [{}, {"c": 1.5, "d": 1}]:
-        alone, beside = signature.check([row]), signature.check([row, row])
-        assert repr(alone.columns["c"]) == repr(beside.columns["c"][:1])
-        assert repr(alone.errors) == repr([e for e in beside.errors if e["row"] == 0])
-        assert alone.flags.get(0) == beside.flags.get(0)
+    signature, careful = Signature([column], extra=extra), Signature([column], extra=extra)
+    object.__setattr__(careful, "_glance", None)
+    for row in [{"c": value} for value in ANY] + [{}, {"c": 1.5, "d": 1}, None, "c", ["c"]]:
+        for rows in ([row], [row, row], [{"c": 1.5}, row, {"c": 3}], [{"c": "a"}, {"c": None}, row], [{"c": 2}, row]):
+            seen, read = signature.check(rows), careful.check(rows)
+            assert (repr(seen.columns), repr(seen.errors), seen.flags) == (repr(read.columns), repr(read.errors), read.flags)
+
+
+def test_many_rows_of_many_columns_are_read_as_each_by_itself():
+    rng = random.Random(4)
+    columns = [Column("n", "number", "float64", nullable=True, minimum=0, maximum=9), Column("i", "integer", "int64"),
+               Column("s", "string", "str", categories=["a", "b"]), Column("b", "boolean", "bool")]
+    signature = Signature(columns)
+    for _ in range(2000):
+        rows = [{"n": rng.choice([1.5, 3, None]), "i": rng.randint(0, 9), "s": rng.choice("ab"), "b": rng.random() < 0.5}
+                for _ in range(rng.randint(2, 6))]
+        rng.choice(rows)[rng.choice("nisb")] = rng.choice([2, 2.5, 12, -1, None, True, "a", "c", float("nan"), 2**60, [1]])
+        checked, each = signature.check(rows), [signature.check([row]) for row in rows]
+        assert repr(checked.columns) == repr({name: [c.columns[name][0] for c in each] for name in "nisb"})
+        assert checked.flags == {i: c.flags[0] for i, c in enumerate(each) if c.flags}
+        assert [e["problem"] for e in checked.errors] == [e["problem"] for c in each for e in c.errors]
 
 
 def test_a_missing_value_is_a_fault_only_where_none_may_be_missing():
