@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .forests import likeliest
-from .graph import SINGLE, WHOLE, Tensor, argmax, cast, rounded, sigmoid, softmax
+from .graph import SINGLE, WHOLE, Tensor, argmax, cast, rounded, sigmoid, softmax, where
 from .linear import both_sides
 from .sources import Answer, Reader, Table, Unconvertible
 from .trees import Tree, constant_tree, sum_of_trees
@@ -38,8 +38,11 @@ def _places(places: Sequence[int]) -> Any:
     return np.array(places, dtype=WHOLE)
 
 # %% ../../nbs/43_bundling.boosters.ipynb #c008
-def xgboost_tree(told: Mapping[str, Any], outputs: int, output: int) -> Tree:
-    """A tree of XGBoost's JSON: left where the number is below the threshold, right where its category is in a list."""
+def xgboost_tree(told: Mapping[str, Any], outputs: int, output: int, share: float = 1.0) -> Tree:
+    """A tree of XGBoost's JSON: left where the number is below the threshold, right where its category is in a list.
+
+    `share` is what dart multiplies its answers with.
+    """
     import numpy as np
 
     if int(told["tree_param"].get("size_leaf_vector") or 1) > 1:
@@ -48,7 +51,7 @@ def xgboost_tree(told: Mapping[str, Any], outputs: int, output: int) -> Tree:
     limits, leaf = np.array(told["split_conditions"], dtype=np.float32), np.array(told["left_children"]) < 0
     missing, members = np.array(told["default_left"], dtype=bool), {}
     value = np.zeros((len(left), outputs))
-    value[:, output] = np.where(leaf, limits, 0)
+    value[:, output] = np.where(leaf, limits * np.float32(share), 0)
     for place, start, size in zip(told["categories_nodes"], told["categories_segments"], told["categories_sizes"], strict=True):
         members[place] = told["categories"][start : start + size]
         left[place], right[place], missing[place] = right[place], left[place], not missing[place]
@@ -69,9 +72,9 @@ def xgboost_scores(booster: Any, x: Tensor, about: Mapping[str, Any]) -> tuple[T
     outputs = max(int(facts["num_class"]), int(facts["num_target"]), 1)
     best = about.get("best_iteration")
     count = model["iteration_indptr"][best + 1] if best is not None else len(model["trees"])
-    trees = [xgboost_tree(tree, outputs, k) for tree, k in zip(model["trees"][:count], model["tree_info"], strict=False)]
-    if weights:
-        raise Unconvertible("XGBoost's dart, whose trees are weighted, is not converted")
+    shares = weights or [1.0] * len(model["trees"])
+    told = zip(model["trees"][:count], model["tree_info"], shares, strict=False)
+    trees = [xgboost_tree(tree, outputs, k, share) for tree, k, share in told]
     start = np.broadcast_to(np.array(json.loads(facts["base_score"]), dtype=np.float32), outputs)
     return sum_of_trees(x, [constant_tree(_margin(start, objective)), *trees], SINGLE), objective
 
@@ -94,10 +97,8 @@ _IDENTITY = ("reg:squarederror", "reg:absoluteerror", "reg:pseudohubererror", "r
 def xgboost_answer(booster: Any, table: Table, about: Mapping[str, Any]) -> Answer:
     """What a booster of XGBoost answers; `about` holds its task, its missing number and its best iteration."""
     table = booster_table(table, about)
-    x = rounded(table.numbers())
-    missing = about.get("missing")
-    if missing is not None:
-        raise Unconvertible(f"an XGBoost model that takes {missing} for missing is not converted")
+    x, missing = table.numbers(), about.get("missing")
+    x = rounded(x if missing is None else where(x.equals(float(missing)), float("nan"), x))
     scores, objective = xgboost_scores(booster, x, about)
     if objective in ("multi:softprob", "multi:softmax"):
         chances = rounded(softmax(scores))

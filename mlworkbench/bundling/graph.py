@@ -97,7 +97,7 @@ def _columns_of(matrix: Any) -> int | None:
     return shape[-1] if len(shape) > 1 else None
 
 # %% ../../nbs/42_bundling.graph.ipynb #c009
-OPSET, OPSET_ML, IR = 20, 5, 10  # what onnxruntime 1.20 reads; 5 of the second is the first with trees of doubles
+OPSET, OPSET_ML, IR = 20, 5, 10  # what onnxruntime 1.21 reads; 5 of the second is the first with trees of doubles
 
 
 class Graph:
