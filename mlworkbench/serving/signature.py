@@ -142,21 +142,15 @@ class Glance:
             columns[name] = [value]
         return columns
 
-    def many(self, rows: Sequence[Any]) -> dict[str, list[Any]] | None:
-        """The columns of several rows in which every column is there, when nothing is to be said of any; else None."""
+    def many(self, rows: Sequence[Any]) -> dict[str, list[Any] | None] | None:
+        """The columns of several rows, None where a column needs a careful reading; None when the rows are not alike."""
         try:
             table = zip(*map(self._row, rows), strict=True)
         except (KeyError, TypeError):  # a column is absent, or a row is no object
             return None
         if self._names is not None and sum(map(len, rows)) != len(self._looks) * len(rows):
             return None
-        columns = {}
-        for look, told in zip(self._looks, table, strict=True):
-            values = _glanced(list(told), *look[1:])
-            if values is None:
-                return None
-            columns[look[0]] = values
-        return columns
+        return {look[0]: _glanced(list(told), *look[1:]) for look, told in zip(self._looks, table, strict=True)}
 
 
 def _glanced(values: list[Any], kind: type, nullable: bool, known: Any, numeric: bool, low: Any, high: Any) -> list[Any] | None:
@@ -194,10 +188,12 @@ class Reading:
 
     def check(self, rows: list[Any]) -> Checked:
         """Read `rows`, column by column; nothing is raised, all faults are listed, ordered by row."""
-        if self._glance is not None and rows:
-            columns = self._glance(rows[0]) if len(rows) == 1 and type(rows[0]) is dict else self._glance.many(rows)
+        if self._glance is not None and len(rows) == 1 and type(rows[0]) is dict:
+            columns = self._glance(rows[0])
             if columns is not None:
-                return Checked(columns, len(rows))
+                return Checked(columns, 1)
+        elif self._glance is not None and rows and (seen := self._glance.many(rows)) is not None:
+            return self._finished(seen, rows)
         errors = [fault("must be an object", row=i, got=row) for i, row in enumerate(rows) if type(row) is not dict]
         flags: dict[int, list[str]] = {}
         bad = {e["row"] for e in errors}
@@ -212,6 +208,14 @@ class Reading:
         if len(errors) > 1:
             errors.sort(key=lambda e: e["row"])
         return Checked(columns, len(rows), errors, flags)
+
+    def _finished(self, seen: dict[str, list[Any] | None], rows: list[dict[str, Any]]) -> Checked:
+        """What was seen at a glance, and the other columns read with care."""
+        errors: list[dict[str, Any]] = []
+        flags: dict[int, list[str]] = {}
+        columns = {name: self._checks[name].run(rows, errors, flags) if values is None else values
+                   for name, values in seen.items()}
+        return Checked(columns, len(rows), sorted(errors, key=lambda e: e["row"]), flags)
 
     def _checks_of(self, rows: list[dict[str, Any]]) -> list[ColumnCheck]:
         """The checks of the columns that a row holds, or must hold."""
