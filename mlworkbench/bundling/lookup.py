@@ -101,8 +101,7 @@ def answers_by_value(steps: Sequence[Any], columns: Sequence[Column], place: int
     new = _unseen(column, known)
     told = _transformed(steps, columns, rows(known), named)
     unknown = None if new is None else _asked(steps, columns, rows([new]), named)
-    missing = _asked(steps, columns, rows([None]), named) if column.nullable or column.dtype == "category" else None
-    return told, unknown, missing
+    return told, unknown, _asked(steps, columns, rows([None]), named)
 
 # %% ../../nbs/43_bundling.lookup.ipynb #c013
 def _moved(told: Sequence[Any]) -> Any:

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Ask', 'MODES', 'QUANTISE', 'answers_of', 'asks', 'apart', 'Check', 'compare_rows', 'seconds_of', 'speeds',
-           'Optimised', 'converted', 'limit_of', 'is_network', 'in_eight_bits', 'optimise', 'opened']
+           'Optimised', 'converted', 'limit_of', 'refused_gaps', 'with_refusals', 'is_network', 'in_eight_bits',
+           'optimise', 'opened']
 
 # %% ../../nbs/44_bundling.optimise.ipynb #c003
 import time
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .boundaries import Trial, trials
 from .convert import NETWORKS, Converted, convert_model
 from .quantise import quantised
-from .sources import Unconvertible
+from .sources import REFUSE, Unconvertible
 from ..core.errors import GateFailed, InputError, MissingPart, check_known, problem
 from ..core.jobs import report
 from ..core.resources import import_extra
@@ -243,6 +244,7 @@ def converted(model: "Model", signature: Signature) -> Converted:
 
 # %% ../../nbs/44_bundling.optimise.ipynb #c018
 _LARGEST = 1023  # the power of two that a double still holds
+_MOST_COLUMNS = 200  # of which each is asked by itself
 
 
 def limit_of(original: Ask, signature: Signature, row: Mapping[str, Any]) -> float | None:
@@ -261,6 +263,29 @@ def limit_of(original: Ask, signature: Signature, row: Mapping[str, Any]) -> flo
         middle = (low + high) // 2
         low, high = (middle, high) if takes(middle) else (low, middle)
     return 2.0**low
+
+
+def refused_gaps(original: Ask, signature: Signature, row: Mapping[str, Any], names: Sequence[str]) -> set[str]:
+    """Those of the columns of which the model takes no missing value, whatever the signature says."""
+    names = names[:_MOST_COLUMNS]
+    if not names or row.keys() < {column.name for column in signature.columns}:
+        return set()
+    checked = signature.check([dict(row)] * len(names))
+    for place, name in enumerate(names):
+        checked.columns[name][place] = None
+    answered = answers_of(original, checked)
+    return {name for place, name in enumerate(names) if place not in answered}
+
+
+def with_refusals(made: Converted, original: Ask, signature: Signature, row: Mapping[str, Any]) -> Converted:
+    """The copy with what the original does not take."""
+    readers = [dict(reader) for reader in made.about["readers"]]
+    numbers = [reader for reader in readers if "values" not in reader and "words" not in reader]
+    gaps = refused_gaps(original, signature, row, [reader["column"] for reader in numbers])
+    for reader in numbers:
+        reader["missing"] = REFUSE if reader["column"] in gaps else reader["missing"]
+    limit = limit_of(original, signature, row)
+    return replace(made, about={**made.about, "readers": readers, **({} if limit is None else {"limit": limit})})
 
 # %% ../../nbs/44_bundling.optimise.ipynb #c020
 QUANTISE = ("off", "int8")
@@ -324,8 +349,7 @@ def optimise(
     try:
         report("converting the model to a graph")
         made = converted(model, signature)
-        limit = limit_of(asks(model.estimator, signature), signature, golden["rows"][0])
-        made = made if limit is None else replace(made, about={**made.about, "limit": limit})
+        made = with_refusals(made, asks(model.estimator, signature), signature, golden["rows"][0])
         copy = opened(made, signature, golden)
     except (Unconvertible, MissingPart) as error:
         if mode == "required":

@@ -182,6 +182,17 @@ def test_numbers_that_single_precision_cannot_hold_are_refused_by_both():
         assert list(answers_of(asks(one, signature), rows)) == [1]
 
 
+def test_a_gap_that_the_original_refuses_is_refused_by_the_copy_whatever_the_signature_allows():
+    X = numbers()
+    for model, refused in ((LogisticRegression(), True), (RandomForestClassifier(3, random_state=0), False)):
+        wrapped, signature, profile, golden = parts(model.fit(X, target(X)), X)
+        wide = replace(signature, columns=[replace(c, nullable=True) for c in signature.columns])
+        found = optimise(wrapped, wide, profile, golden, mode="required", rows=60)
+        gaps = next(check for check in found.checks if check.kind == "with gaps")
+        assert gaps.rows > 8 and (gaps.refused == gaps.rows) == refused
+        assert {reader["missing"] for reader in found.about["readers"]} == ({"refuse"} if refused else {None})
+
+
 # --- a wrong copy is found out --------------------------------------------------------------------------------------
 
 
