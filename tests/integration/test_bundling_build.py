@@ -184,6 +184,7 @@ def test_a_bundle_started_past_the_launchers_refuses_and_the_reason_is_told(buil
 def test_proved_in_this_environment_is_marked_not_isolated(small):
     made = small
     assert made.certificate["environment"] == "not isolated"
+    assert made.manifest["golden"]["real_rows"] == 0 and "real" not in (Path(made.path) / "README.md").read_text()
     assert made.tiles()["Proved in"] == "this environment"
     assert "not isolated" in made.evidence()[0].note
     assert made.artifacts()["path"] == str(Path(os.environ["BENTOML_HOME"]) / "bentos" / "small" / made.tag.split(":")[1])
