@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 from handmade_bundle import Served, census, census_bundle, json_rows
+from load import call, request
 
 KEY = "a-key-for-tests-only"
 SHOWN = {"authorization": f"Bearer {KEY}"}
@@ -149,6 +150,17 @@ def test_callers_that_hang_up_at_once_leave_nothing_behind(served, good):
     while psutil.Process(worker).num_fds() > files + 3:
         assert time.monotonic() < end, "connections stay open"
         time.sleep(0.1)
+
+
+def test_nothing_is_kept_of_a_request_that_was_answered(served, good, size, measured):
+    (worker,) = served.workers()
+    asked, process, seconds = request("/predict", good, SHOWN), psutil.Process(worker), size("serving_steady_s")
+    call(served.port, asked, 1, callers=8)
+    before = process.memory_info().rss
+    heard = call(served.port, asked, seconds, callers=8)
+    grown_mb = (process.memory_info().rss - before) / 2**20
+    measured(seconds=seconds, answered=heard.statuses[200], grown_mb=round(grown_mb, 1))
+    assert set(heard.statuses) == {200} and grown_mb < 16
 
 
 def test_a_caller_that_speaks_tls_to_a_plain_port_is_turned_away(served):
