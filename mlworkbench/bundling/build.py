@@ -121,15 +121,22 @@ def _parity_table(bundle: Bundle) -> Evidence:
 
 
 def _engine_evidence(bundle: Bundle) -> Evidence:
-    told = bundle.manifest["optimisation"]
-    if not told["accepted"] and bundle.manifest["original"]["format"] == CONVERTED:
-        return Evidence("Engine", text="onnxruntime: the model came converted, and is served as it came.")
+    import pandas as pd
+
+    told, original = bundle.manifest["optimisation"], bundle.manifest["original"]
+    row = {"engine": bundle.engine, "in place of": original["type"] if told["accepted"] else "nothing"}
     if not told["accepted"]:
-        return Evidence("Engine", text=f"{bundle.engine}: the model as it was fitted. {_stayed(told['reason'])}")
-    text = (f"onnxruntime, in place of {bundle.manifest['original']['type']}. The copy was accepted after {told['rows']} rows, "
-            f"golden ones and others drawn around its jumps, categories and gaps: {told['labels_differ']} labels differ, the "
-            f"largest difference is {told['worst']:.2g}, and up to {told['tolerance']:g} was allowed.")
-    return Evidence("Engine", text=text + _eight_bits(told.get("quantised")))
+        return Evidence("Engine", table=pd.DataFrame([row]), note=_why_it_stayed(told["reason"], original["format"]))
+    row |= {"rows asked": told["rows"], "labels that differ": told["labels_differ"], "largest difference": told["worst"],
+            "tolerance": told["tolerance"]}
+    note = "Before the copy was taken, both were asked golden rows and others drawn around jumps, categories and gaps."
+    return Evidence("Engine", table=pd.DataFrame([row]), note=note + _eight_bits(told.get("quantised")))
+
+
+def _why_it_stayed(reason: str, format: str) -> str:
+    if format == CONVERTED:
+        return "The model came converted, and is served as it came."
+    return f"No faster engine took its place: {reason}." if reason else "No faster engine was tried."
 
 
 def _eight_bits(told: Mapping[str, Any] | None) -> str:
@@ -138,10 +145,6 @@ def _eight_bits(told: Mapping[str, Any] | None) -> str:
     if not told["accepted"]:
         return f" It is not held in eight bits: {told['reason']}."
     return f" It is held in eight bits: {told['bytes']:,} bytes in place of {told['bytes_before']:,}."
-
-
-def _stayed(reason: str) -> str:
-    return f"No faster engine took its place: {reason}." if reason else "No faster engine was tried."
 
 
 def _signature_evidence(signature: Signature) -> Evidence:

@@ -117,7 +117,9 @@ def test_the_page_shows_the_engine_how_much_faster_it_is_and_how_far_off(place, 
     assert tiles["Engine"] == "onnxruntime" and tiles["Speed-up of one row"].endswith(" ×")
     assert tiles["Worst difference"] <= 1e-12 and tiles["Labels that differ"] == 0
     page = made.html(evidence=True)
-    assert "onnxruntime, in place of sklearn.pipeline.Pipeline" in page and "POST /v2/models/people/infer" in page
+    engine = made.evidence()[1].table.iloc[0]
+    assert (engine["engine"], engine["in place of"]) == ("onnxruntime", "sklearn.pipeline.Pipeline")
+    assert engine["labels that differ"] == 0 and "Before the copy was taken" in page and "POST /v2/models/people/infer" in page
     told = json.dumps(made.summary())
     assert str(made.provenance["seconds"]["ready"]) not in told, "times are no part of a summary"
     again = mlw.load_model(made.path)
