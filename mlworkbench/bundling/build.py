@@ -284,9 +284,8 @@ def _build(parts: Parts, home: Path, work: Path, environment: str) -> Path:
 
 
 def _signed(stored: Path) -> Path:
-    """A stored bundle, signed now when it must be and was not."""
-    key = setting("bundling.sign_key")
-    if key and not (stored / SOURCE / SIGNATURE).is_file():
+    """A stored bundle, signed with the key in force: the same key gives the same signature."""
+    if key := setting("bundling.sign_key"):
         write_signature(stored / SOURCE / CERTIFICATE, key)
     return stored
 

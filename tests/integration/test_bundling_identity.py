@@ -278,6 +278,9 @@ def test_a_stored_bundle_is_signed_when_it_is_asked_for_with_a_key(signed, keys,
     again = build_small(real_rows=3)
     assert (again.tag, again.sha256) == (signed.tag, signed.sha256) and again.summary()["signed"] is True
     assert verify_bundle(again.tag, key=keys / "other.pub") == []
+    monkeypatch.setenv("MLWORKBENCH_BUNDLING_SIGN_KEY", str(keys / "build.key"))
+    build_small(real_rows=3)
+    assert verify_bundle(again.tag, key=keys / "build.pub") == [], "a new key takes the place of the old one"
 
 
 def test_no_private_key_stands_in_a_bundle_and_a_wrong_one_is_refused_before_anything_is_built(signed, keys, monkeypatch):
