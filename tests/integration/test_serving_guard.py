@@ -299,6 +299,7 @@ def test_every_line_of_the_service_is_json_and_no_line_holds_a_key_or_a_row(serv
     hostile = "/x%0A%7B%22log.level%22%3A%22info%22%7D%E2%80%A8" + served.shop[-12:]
     assert httpx.get(served.url + hostile, headers={"X-Request-Id": "find-me"}).status_code == 404
     served.predict([rows[0] | {"education": "Ann Marie"}])
+    assert served.ask("POST", "/feedback", served.shop, json={"labels": []}).status_code == 403
     text = served.output.read_text()
     lines = [line for line in text.splitlines() if "Loading service from default location" not in line]
     told = [json.loads(line) for line in lines]
