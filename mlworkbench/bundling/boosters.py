@@ -56,7 +56,7 @@ def xgboost_tree(told: Mapping[str, Any], outputs: int, output: int, share: floa
         members[place] = told["categories"][start : start + size]
         left[place], right[place], missing[place] = right[place], left[place], not missing[place]
     below = np.nextafter(limits, np.float32(-np.inf)).astype(float)  # x < t is x <= the number before t
-    return Tree(left, right, np.array(told["split_indices"]), below, value, missing, members)
+    return Tree(left, right, np.array(told["split_indices"]), below, value, missing, members, np.array(told["sum_hessian"]))
 
 
 def xgboost_scores(booster: Any, x: Tensor, about: Mapping[str, Any]) -> tuple[Tensor, str]:
@@ -148,7 +148,8 @@ def lightgbm_tree(told: Mapping[str, str], outputs: int, output: int) -> Tree:
     value[inner:, output] = leaves
     blank = np.zeros(len(leaves))
     feature = np.append(_numbers(told, "split_feature", int), blank.astype(int))
-    return Tree(*sides, feature, np.append(limits, blank), value, np.append(missing, blank).astype(bool), members)
+    often = np.append(_numbers(told, "internal_count", int), _numbers(told, "leaf_count", int))
+    return Tree(*sides, feature, np.append(limits, blank), value, np.append(missing, blank).astype(bool), members, often)
 
 
 def _missing(limits: Any, kinds: Any) -> Any:

@@ -117,7 +117,7 @@ def _histogram_tree(predictor: Any, known: Sequence[set[int]]) -> Tree:
             left[place], right[place], missing[place] = right[place], left[place], False
         members[int(place)] = sorted(listed)
     feature, value = nodes["feature_idx"].astype(int), nodes["value"].reshape(-1, 1)
-    return Tree(left, right, feature, nodes["num_threshold"], value, missing, members)
+    return Tree(left, right, feature, nodes["num_threshold"], value, missing, members, nodes["count"])
 
 
 def _bits(bitset: Any) -> set[int]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .graph import DOUBLE, WHOLE, Tensor, cast, rounded
+from .graph import DOUBLE, WHOLE, Tensor, cast, join, rounded
 
 # %% ../../nbs/43_bundling.trees.ipynb #c006
 AT_MOST, MEMBER = 0, 6  # how a node asks: x <= threshold, or x among some values
@@ -32,6 +32,8 @@ class Tree:
         What leaves answer, shape (nodes, outputs).
     members
         Node to the values for which its answer is yes, instead of a threshold.
+    often
+        How many of the rows that it was made from came to each node; None: not known.
     """
 
     left: Any
@@ -41,6 +43,7 @@ class Tree:
     value: Any
     missing_left: Any = None
     members: Any = None
+    often: Any = None
 
     def __post_init__(self):
         if self.value.ndim != 2 or len(self.value) != len(self.left):
@@ -64,9 +67,28 @@ def sklearn_tree(tree: Any, weight: float = 1.0) -> Tree:
     value = tree.value.reshape(len(tree.value), -1)
     missing = getattr(tree, "missing_go_to_left", None)
     return Tree(tree.children_left, tree.children_right, tree.feature, tree.threshold, weight * value if weight != 1 else value,
-                missing)
+                missing, None, tree.n_node_samples)
 
 # %% ../../nbs/43_bundling.trees.ipynb #c009
+_MANY = 4000  # nodes from which on it is worth two more steps of the graph
+
+
+def _turned(tree: Tree, width: int) -> Tree:
+    """The same tree, whose nodes answer no to most rows; column `width` + k is the negative of column k."""
+    import numpy as np
+
+    if tree.often is None:
+        return tree
+    left, right, limit = tree.left, tree.right, np.asarray(tree.threshold, dtype=float)
+    turn = (left >= 0) & np.isfinite(limit) & (tree.often[left] > tree.often[right])
+    turn[list(tree.members or ())] = False
+    missing = np.zeros(len(left), dtype=bool) if tree.missing_left is None else np.asarray(tree.missing_left).astype(bool)
+    return Tree(
+        np.where(turn, right, left), np.where(turn, left, right), np.where(turn, tree.feature + width, tree.feature),
+        np.where(turn, -np.nextafter(limit, np.inf), limit), tree.value, missing ^ turn, tree.members, tree.often,
+    )
+
+# %% ../../nbs/43_bundling.trees.ipynb #c011
 def _with_root(tree: Tree) -> Tree:
     """A tree that asks at least once."""
     import numpy as np
@@ -105,13 +127,16 @@ def _members(trees: Sequence[Tree]) -> list[float]:
     lists = (values for tree in trees for _, values in sorted((tree.members or {}).items()))
     return [float(number) for values in lists for number in (*values, float("nan"))]
 
-# %% ../../nbs/43_bundling.trees.ipynb #c010
+# %% ../../nbs/43_bundling.trees.ipynb #c012
 def _ensemble(x: Tensor, trees: Sequence[Tree], targets: Any, weights: Any, count: int) -> Tensor:
     """The operator over trees, each leaf adding its weight to its target: shape (rows, count)."""
     import numpy as np
     from onnx import numpy_helper
 
+    if x.width is not None and sum(len(tree.left) for tree in trees) >= _MANY:
+        trees = [_turned(tree, x.width) for tree in trees]
     told = _numbered(trees)
+    x = join([x, -x]) if x.width is not None and (told["feature"] >= x.width).any() else x
     members = {"membership_values": numpy_helper.from_array(np.array(_members(trees)))} if MEMBER in told["mode"] else {}
     missing = {"nodes_missing_value_tracks_true": told["missing"].astype(int).tolist()} if told["missing"].any() else {}
     return x.op(
@@ -125,7 +150,7 @@ def _ensemble(x: Tensor, trees: Sequence[Tree], targets: Any, weights: Any, coun
         **missing, **members,
     )
 
-# %% ../../nbs/43_bundling.trees.ipynb #c012
+# %% ../../nbs/43_bundling.trees.ipynb #c014
 def sum_of_trees(x: Tensor, trees: Sequence[Tree], dtype: str = DOUBLE) -> Tensor:
     """What the trees answer, added in their order: shape (rows, outputs); `x` is asked as it is.
 
@@ -135,6 +160,9 @@ def sum_of_trees(x: Tensor, trees: Sequence[Tree], dtype: str = DOUBLE) -> Tenso
 
     trees = [_with_root(tree) for tree in trees]
     values = np.concatenate([tree.value[tree.leaf] for tree in trees])
+    if dtype == DOUBLE and values.shape[1] == 2 and np.isin(values, (0, 1)).all() and (values.sum(axis=1) == 1).all():
+        second = _ensemble(x, trees, np.zeros(len(values), dtype=int), values[:, 1], 1)
+        return join([float(len(trees)) - second, second])
     if dtype == DOUBLE and ((values != 0).sum(axis=1) <= 1).all():
         targets = np.argmax(values != 0, axis=1)
         return _ensemble(x, trees, targets, values[np.arange(len(values)), targets], values.shape[1])
