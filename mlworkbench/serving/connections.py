@@ -20,22 +20,24 @@ _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close
 def guard(
     base: type, *, head_bytes: int = HEAD_BYTES, head_s: float = HEAD_S, entrance: Callable[[], Any] = lambda: None,
 ) -> type:
-    """The protocol class `base` of uvicorn (on httptools) with limits on the headers' size and time.
+    """The protocol class `base` of uvicorn (on httptools) with limits on what nobody has a key for yet.
 
     Parameters
     ----------
     head_bytes
         Bytes of headers after which a connection is closed, with 431.
     head_s
-        Seconds in which the headers of a request must be complete; noticed up to a second later.
+        Seconds in which the headers of a request must be complete, and in which one that is answered already must end;
+        noticed up to a second later.
     entrance
         Gives the ASGI application that is handed the requests; None: the server's own.
     """
     looking: set[int] = set()  # event loops that have a timer
 
     class Guarded(base):
-        _since: float | None = None  # when the headers that are awaited began
-        _head = 0  # bytes of them so far, without the first piece
+        _since: float | None = None  # when the headers that are awaited began, or an answered request's rest
+        _head = 0  # bytes of the headers so far, without the first piece
+        _reading = False  # the headers are complete, and the request is not
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -49,13 +51,25 @@ def guard(
             super().on_message_begin()
 
         def on_headers_complete(self) -> None:
-            self._since = None
+            self._since, self._reading = None, True
             super().on_headers_complete()
+            self.headers = []  # the request has its own list; what comes now are trailers
+
+        def on_message_complete(self) -> None:
+            self._since, self._reading = None, False
+            super().on_message_complete()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self._reading and self.cycle.response_complete:
+                self._since = time.monotonic()
 
         def data_received(self, data: bytes) -> None:
             before = self._since
             super().data_received(data)
-            if before is not None and self._since is not None:
+            if self._reading:
+                self.headers = []
+            elif before is not None and self._since is not None:
                 self._head += len(data)
                 if self._head > head_bytes and not self.transport.is_closing():
                     self._refuse()
@@ -77,7 +91,8 @@ def _look(loop: Any, connections: set, head_s: float) -> None:
     loop.call_later(1.0, _look, loop, connections, head_s)
 
 # %% ../../nbs/15_serving.connections.ipynb #c008
-_NEEDED = ("connection_made", "data_received", "on_message_begin", "on_headers_complete")
+_NEEDED = ("connection_made", "data_received", "on_message_begin", "on_headers_complete", "on_message_complete",
+           "on_response_complete")
 
 
 def guard_connections(entrance: Callable[[], Any] = lambda: None) -> bool:

@@ -200,7 +200,7 @@ def _of_none(
         return {each: values[j::width] for j, each in enumerate(signature.names)}
     if signature.extra == "reject":
         raise refuse(f"unknown column. {did_you_mean(name, signature.names)}", name=name)
-    return {name: nest(values, shape)}
+    return {name: [None] * shape[0]}
 
 
 def _of_column(column: Column, values: list[Any], shape: tuple[int, ...], entry: Mapping[str, Any]) -> list[Any]:

@@ -50,7 +50,8 @@ def read_shape(shape: Any, name: str, most_rows: int) -> tuple[int, ...]:
     Raises
     ------
     ServiceError
-        400 when it is no list of lengths or has no rows, 413 when there are more than `most_rows`.
+        400 when it is no list of lengths, has no rows, or has lists of nothing in lists; 413 when there are more than
+        `most_rows`.
     """
     plain = isinstance(shape, list) and 1 <= len(shape) <= _DEEPEST and all(type(n) is int and n >= 0 for n in shape)
     if not plain:
@@ -59,6 +60,8 @@ def read_shape(shape: Any, name: str, most_rows: int) -> tuple[int, ...]:
         raise refuse("shape must have at least one row", name=name, got=_told(shape))
     if shape[0] > most_rows:
         raise ServiceError(413, [fault(f"a request must hold at most {most_rows} rows. Send several requests", got=shape[0])])
+    if 0 in shape[2:] and shape[1] != 0:
+        raise refuse("a tensor without items must have the shape [rows, 0]", name=name, got=_told(shape))
     return tuple(shape)
 
 
