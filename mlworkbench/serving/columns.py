@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from .errors import ServiceError, fault
+from .errors import Faults, ServiceError
 
 # %% ../../nbs/11_serving.columns.ipynb #c006
 TYPES = ("integer", "number", "string", "boolean", "datetime", "list")
@@ -228,7 +228,7 @@ class ColumnCheck:
         self.low, self.high = edges
         self.bounded, self.listed = self.low is not None or self.high is not None, column.type == "list"
 
-    def run(self, rows: list[dict[str, Any]], errors: list, flags: dict[int, list[str]]) -> list[Any]:
+    def run(self, rows: list[dict[str, Any]], errors: Faults, flags: dict[int, list[str]]) -> list[Any]:
         """The column's cleaned values; adds to `errors` and `flags`."""
         name = self.name
         values = [row.get(name) for row in rows]
@@ -244,20 +244,20 @@ class ColumnCheck:
             self._domain(values, errors, flags)
         return values
 
-    def _finite(self, values: list[Any], errors: list, flags: dict[int, list[str]]) -> list[Any]:
+    def _finite(self, values: list[Any], errors: Faults, flags: dict[int, list[str]]) -> list[Any]:
         # JSON has no infinity, but 1e999 is read as one, and a caller in Python may bring NaN
         if all(v is None or math.isfinite(v) for v in values):
             return values
         return self._read_each(values, errors, flags)
 
-    def _name_missing(self, rows: list[dict], values: list[Any], errors: list) -> None:
+    def _name_missing(self, rows: list[dict], values: list[Any], errors: Faults) -> None:
         for i, value in enumerate(values):
             if value is None:
                 absent = self.name not in rows[i]
                 text = "required column is absent" if absent else "must not be missing"
-                errors.append(fault(text, row=i, column=self.name))
+                errors.add(text, row=i, column=self.name)
 
-    def _read_each(self, values: list[Any], errors: list, flags: dict[int, list[str]]) -> list[Any]:
+    def _read_each(self, values: list[Any], errors: Faults, flags: dict[int, list[str]]) -> list[Any]:
         clean = []
         for i, value in enumerate(values):
             try:
@@ -266,7 +266,7 @@ class ColumnCheck:
                 clean.append(self._convert(i, value, bad, errors, flags))
         return clean
 
-    def _convert(self, row: int, value: Any, bad: _Bad, errors: list, flags: dict[int, list[str]]) -> Any:
+    def _convert(self, row: int, value: Any, bad: _Bad, errors: Faults, flags: dict[int, list[str]]) -> Any:
         """What a coercing column makes of a value that did not fit; None, and a fault, where nothing can be made."""
         if self.column.policy == "coerce":
             try:
@@ -275,7 +275,7 @@ class ColumnCheck:
                 return clean
             except _Bad as still:
                 bad = still
-        errors.append(fault(str(bad), row=row, column=self.name, got=value))
+        errors.add(str(bad), row=row, column=self.name, got=value)
         return None
 
     def _inside(self, values: list[Any]) -> bool:
@@ -288,7 +288,7 @@ class ColumnCheck:
         low_holds = self.low is None or not there or min(there) >= self.low
         return low_holds and (self.high is None or not there or max(there) <= self.high)
 
-    def _domain(self, values: list[Any], errors: list, flags: dict[int, list[str]]) -> None:
+    def _domain(self, values: list[Any], errors: Faults, flags: dict[int, list[str]]) -> None:
         if self._inside(values):
             return
         known, low, high = self.known, self.low, self.high
@@ -304,6 +304,6 @@ class ColumnCheck:
             else:
                 flag, text = "out_of_range", f"must be between {self.column.minimum} and {self.column.maximum}"
             if self.column.policy == "reject":
-                errors.append(fault(text, row=i, column=self.name, got=value))
+                errors.add(text, row=i, column=self.name, got=value)
             else:
                 flags.setdefault(i, []).append(f"{flag}:{self.name}")

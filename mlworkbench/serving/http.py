@@ -195,9 +195,9 @@ def read_object(body: bytes, keys: tuple[str, ...]) -> dict[str, Any]:
     data = read_json(body)
     if not isinstance(data, dict):
         raise ServiceError(400, f"the body must be an object with {keys[0]!r}", got=data)
-    unknown = [fault(f"unknown key. {did_you_mean(k, keys)}", got=k) for k in data if k not in keys]
+    unknown = [key for key in data if key not in keys]
     if unknown:
-        raise ServiceError(400, unknown)
+        raise ServiceError(400, [fault(f"unknown key. {did_you_mean(key, keys)}", got=key) for key in unknown[:20]])
     return data
 
 

@@ -54,7 +54,7 @@ SECONDS = Family("mlw_request_seconds", "histogram", "Time from the request to i
 RUNNING = Family("mlw_requests_in_progress", "gauge", "Requests being answered")
 QUEUE = Family("mlw_queue_length", "gauge", "Requests that wait for the model, or are with it")
 ROWS = Family("mlw_rows_total", "counter", "Rows predicted")
-REJECTED = Family("mlw_rejected_total", "counter", "Faults of rows")
+REJECTED = Family("mlw_rejected_total", "counter", "Faults of rows that were told")
 FLAGGED = Family("mlw_flagged_total", "counter", "Values outside of the reference data")
 DENIED = Family("mlw_denied_total", "counter", "Requests without a key that is good for them")
 LOG_FAILURES = Family("mlw_log_failures_total", "counter", "Writes of the prediction log that failed")
@@ -132,6 +132,7 @@ class Metrics:
         self._waiting, self._batches = place(QUEUE), place(BATCHED)
         self._by_route: dict[tuple[str, int], tuple[int, int]] = {}
         self._by_flag: dict[str, int] = {}
+        self._by_fault: dict[tuple[str, str], int] = {}
 
     def began(self) -> None:
         """A request came in."""
@@ -167,7 +168,10 @@ class Metrics:
     def rejected(self, errors: list[dict[str, Any]]) -> None:
         """Faults were found in rows."""
         for error in errors:
-            place = self._counters.place(REJECTED, column=self._label(error["column"]), reason=reason(error["problem"]))
+            kind = self._label(error["column"]), reason(error["problem"])
+            place = self._by_fault.get(kind)
+            if place is None:
+                place = self._by_fault[kind] = self._counters.place(REJECTED, column=kind[0], reason=kind[1])
             self._counters.add(place)
 
     def denied(self, reason: str) -> None:

@@ -205,7 +205,7 @@ class Asking:
         if not checked.errors:
             return Question(checked, checked.rows, list(range(checked.rows)), [], on_error)
         if on_error == "fail":
-            raise ServiceError(400, checked.errors)
+            raise ServiceError(400, checked.errors.told())
         bad = checked.bad
         good = [i for i in range(checked.rows) if i not in bad]
         return Question(checked.keep(good), checked.rows, good, checked.errors, on_error)
