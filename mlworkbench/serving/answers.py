@@ -164,7 +164,8 @@ class Keeping:
                 text = "the prediction log cannot be written, and no prediction is given without"
                 raise ServiceError(503, text, retry_after_s=5) from None
             return [[None] * job.question.rows for job, _, _ in answered]
-        self._log_fails = False
+        if any(scored.good for _, scored, _ in answered):
+            self._log_fails = False
         pairs = zip(answered, written, strict=True)
         return [at_places(ids, scored.good, job.question.rows) for (job, scored, _), ids in pairs]
 
@@ -250,7 +251,7 @@ class Answers(Keeping):
         """
         rows, on_error, encode, also = self.readers[kind](body, request)
         question = self._question(rows, on_error)
-        question.also = also
+        question.also, question.until = also, started + self._timeout_s
         return Job(question, request.id, started, encode)
 
     def _question(self, rows: list[Any], on_error: Any) -> Question:
@@ -268,7 +269,7 @@ class Answers(Keeping):
         """
         choose, also = (dict, ()) if outputs is None else self.protocols.choose(outputs)
         job = Job(self._question(rows, on_error), request_id, started, choose)
-        job.question.also = also
+        job.question.also, job.question.until = also, started + self._timeout_s
         self.settle([job])
         return job.result()
 
@@ -304,9 +305,15 @@ class Answers(Keeping):
                 job.refusal = error
             return
         for (job, scored, _), ids in zip(answered, written, strict=True):
-            self.metrics.scored(len(scored.good), scored.checked.flags)
-            if scored.errors:
-                self.metrics.rejected(scored.errors)
-            body = scored.body(self.predictor.tag, self.predictor.classes)
-            body["prediction_ids"] = ids
-            job.reply = job.encode(body)
+            try:
+                self._tell(job, scored, ids)
+            except Exception as error:  # it stands in the log: to settle it again would log it twice
+                job.refusal = error
+
+    def _tell(self, job: Job, scored: Scored, ids: list[str | None]) -> None:
+        self.metrics.scored(len(scored.good), scored.checked.flags)
+        if scored.errors:
+            self.metrics.rejected(scored.errors)
+        body = scored.body(self.predictor.tag, self.predictor.classes)
+        body["prediction_ids"] = ids
+        job.reply = job.encode(body)

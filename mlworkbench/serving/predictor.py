@@ -8,6 +8,7 @@ __all__ = ['VALUE_ERRORS', 'ON_ERROR', 'Asked', 'Scored', 'ask_all', 'at_places'
 
 # %% ../../nbs/12_serving.predictor.ipynb #c003
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -69,14 +70,29 @@ class Scored:
         return body
 
 # %% ../../nbs/12_serving.predictor.ipynb #c008
-# what models raise over values; anything else is a fault of the service and becomes a 500
+# what models raise over values; what their libraries raise is taken for this too, as long as a golden row is answered
 VALUE_ERRORS = (ValueError, TypeError, ArithmeticError, LookupError)
 ON_ERROR = ("fail", "skip")
 Asked = dict[str, list[Any]]  # predictions and, where the model has them, probabilities or decision; one a row in each
 
 
-def ask_all(ask: Callable[[Checked], Asked], checked: Checked) -> tuple[Asked, list[dict[str, Any]]]:
-    """Answers of the rows that the model takes, and the faults of those that it does not."""
+def ask_all(
+    ask: Callable[[Checked], Asked], checked: Checked, *, until: float = math.inf, enough: float = math.inf,
+) -> tuple[Asked, list[dict[str, Any]]]:
+    """Answers of the rows that the model takes, and the faults of those that it does not.
+
+    Parameters
+    ----------
+    until
+        `time.perf_counter` at which nobody waits any more.
+    enough
+        Faults after which no other is looked for.
+
+    Raises
+    ------
+    ServiceError
+        504: it took too long.
+    """
     if not checked.rows:
         return {"predictions": []}, []
     try:
@@ -85,19 +101,31 @@ def ask_all(ask: Callable[[Checked], Asked], checked: Checked) -> tuple[Asked, l
         if checked.rows == 1:
             return {"predictions": []}, [_model_fault(0, error)]
     answers: Asked = {"predictions": []}
-    refused = []
-    for i in range(checked.rows):
+    refused, waiting = [], _halves(0, checked)
+    while waiting and len(refused) < enough:
+        if time.perf_counter() > until:
+            raise ServiceError(504, "the rows that the model refuses must be found in time. Send fewer rows a request")
+        start, part = waiting.pop()
         try:
-            for key, one in ask(checked.keep([i])).items():
-                answers.setdefault(key, []).extend(one)
+            for key, found in ask(part).items():
+                answers.setdefault(key, []).extend(found)
         except VALUE_ERRORS as error:
-            refused.append(_model_fault(i, error))
+            if part.rows == 1:
+                refused.append(_model_fault(start, error))
+            else:
+                waiting += _halves(start, part)
     return answers, refused
 
 
+def _halves(start: int, checked: Checked) -> list[tuple[int, Checked]]:
+    """Two parts of the rows, the first one last, each with the number of its first row."""
+    middle = checked.rows // 2
+    return [(start + middle, checked.keep(range(middle, checked.rows))), (start, checked.keep(range(middle)))]
+
+
 def _model_fault(row: int, error: Exception) -> dict[str, Any]:
-    first = (str(error).strip().splitlines() or [""])[0][:160]
-    return fault(f"the model cannot take this row ({type(error).__name__}: {first})", row=row)
+    first, kind = (str(error).strip().splitlines() or [""])[0][:160], type(error.__cause__ or error).__name__
+    return fault(f"the model cannot take this row ({kind}: {first})", row=row)
 
 
 def at_places(values: Sequence[Any], places: Sequence[int], rows: int) -> list[Any]:
@@ -109,7 +137,7 @@ def at_places(values: Sequence[Any], places: Sequence[int], rows: int) -> list[A
         out[place] = value
     return out
 
-# %% ../../nbs/12_serving.predictor.ipynb #c011
+# %% ../../nbs/12_serving.predictor.ipynb #c012
 @dataclass
 class Question:
     """The rows of one request, read and free of faults.
@@ -128,6 +156,8 @@ class Question:
         One of `ON_ERROR`.
     also
         Answers that are asked for by name, of `Predictor.extras`.
+    until
+        `time.perf_counter` at which nobody waits any more.
     """
 
     checked: Checked
@@ -136,6 +166,7 @@ class Question:
     errors: list[dict[str, Any]]
     on_error: str = "fail"
     also: Sequence[str] = ()
+    until: float = math.inf
 
     def without(self, refused: list[dict[str, Any]]) -> "Question":
         """What is left when the model refused some of the rows.
@@ -151,18 +182,31 @@ class Question:
         inside = sorted(set(range(len(self.good))) - {e["row"] for e in refused})
         good = [self.good[i] for i in inside]
         errors = sorted(errors, key=lambda e: e["row"])
-        return Question(self.checked.keep(inside), self.rows, good, errors, self.on_error, self.also)
+        return Question(self.checked.keep(inside), self.rows, good, errors, self.on_error, self.also, self.until)
 
 
-def ask_together(ask: Callable[[Checked], Asked], questions: Sequence[Question]) -> list[tuple[Asked, list[dict[str, Any]]]]:
-    """Answers and faults of each question; the model is asked once, or after a fault once for each."""
+_ENOUGH = 20  # rows named that the model refuses, where one refuses all
+
+
+def ask_together(
+    ask: Callable[[Checked], Asked], questions: Sequence[Question],
+) -> list[tuple[Asked, list[dict[str, Any]]] | ServiceError]:
+    """Answers and faults of each question, or why it gets none; the model is asked once, or after a fault for each."""
     if len(questions) > 1:
-        try:
+        with contextlib.suppress(*VALUE_ERRORS):
             answers = ask(Checked.joined([q.checked for q in questions]))
-        except VALUE_ERRORS:
-            return [ask_all(ask, q.checked) for q in questions]
-        return [(part, []) for part in _dealt(answers, [q.checked.rows for q in questions])]
-    return [ask_all(ask, q.checked) for q in questions]
+            return [(part, []) for part in _dealt(answers, [q.checked.rows for q in questions])]
+    return [_asked_alone(ask, question) for question in questions]
+
+
+def _asked_alone(
+    ask: Callable[[Checked], Asked], question: Question,
+) -> tuple[Asked, list[dict[str, Any]]] | ServiceError:
+    try:
+        enough = _ENOUGH if question.on_error == "fail" else math.inf
+        return ask_all(ask, question.checked, until=question.until, enough=enough)
+    except ServiceError as error:
+        return error
 
 
 def _dealt(answers: Asked, rows: Sequence[int]) -> list[Asked]:
@@ -172,15 +216,39 @@ def _dealt(answers: Asked, rows: Sequence[int]) -> list[Asked]:
         start += count
     return parts
 
-# %% ../../nbs/12_serving.predictor.ipynb #c014
+# %% ../../nbs/12_serving.predictor.ipynb #c015
 class Asking:
     """The part of a `Predictor` that reads rows and asks the model."""
 
     def ask(self, checked: Checked) -> Asked:
-        """The model's answers for rows without faults."""
+        """The model's answers for rows without faults.
+
+        Raises
+        ------
+        ValueError
+            The model, or its library, does not take them.
+        """
+        try:
+            return self._asked(checked)
+        except (*VALUE_ERRORS, ServiceError, MemoryError):
+            raise
+        except Exception as error:  # each runtime has errors of its own, which tell values and faults apart no better
+            if not self._still_answers():
+                raise
+            raise ValueError(str(error)) from error
+
+    def _asked(self, checked: Checked) -> Asked:
         if self._ask.direct:
             return self._ask.columns(checked.columns, checked.rows)
         return self._ask(self._data(checked), checked.rows)
+
+    def _still_answers(self) -> bool:
+        """Whether the model answers a row that it has answered before."""
+        checked = self.signature.check((self.golden or {}).get("rows", [])[:1])
+        with contextlib.suppress(Exception):
+            self._asked(checked)
+            return checked.rows > 0
+        return False
 
     def _data(self, checked: Checked) -> Any:
         """Rows in the form that the model takes."""
@@ -213,7 +281,11 @@ class Asking:
     def answer(self, questions: Sequence[Question]) -> list[Scored | ServiceError]:
         """Predictions for each question, or the 400 that it gets; the model is asked once for all."""
         told: list[Scored | ServiceError] = []
-        for question, (answers, refused) in zip(questions, ask_together(self._ask_rows, questions), strict=True):
+        for question, found in zip(questions, ask_together(self._ask_rows, questions), strict=True):
+            if isinstance(found, ServiceError):
+                told.append(found)
+                continue
+            answers, refused = found
             try:
                 told.append(self._scored(question.without(refused) if refused else question, answers))
             except ServiceError as error:
@@ -253,7 +325,7 @@ class Asking:
         """The answer's body for `rows`, as the HTTP contract has it, without ids (nothing is logged here)."""
         return self.score(rows, on_error).body(self.tag, self.classes)
 
-# %% ../../nbs/12_serving.predictor.ipynb #c015
+# %% ../../nbs/12_serving.predictor.ipynb #c016
 class Predictor(Asking):
     """A bundle's model behind its signature.
 
@@ -343,7 +415,7 @@ class Predictor(Asking):
             return {"rows": 0, "worst": 0.0, "labels_differ": 0}
         return compare(self.golden, self.predict(self.golden["rows"]))
 
-# %% ../../nbs/12_serving.predictor.ipynb #c017
+# %% ../../nbs/12_serving.predictor.ipynb #c018
 @dataclass(frozen=True)
 class Cost:
     """What asking costs: seconds a call, and seconds more for each row."""
