@@ -266,7 +266,7 @@ def build_parts(parts: Parts, environment: str) -> Bundle:
         Parity does not hold; nothing was kept.
     """
     home = bento_home()
-    with workspace().lock(f"bundle-{parts.name}"), staging(home) as work:
+    with workspace().lock("bundle", parts.name), staging(home) as work:
         return load_bundle(_build(parts, home, work, environment))
 
 

@@ -154,8 +154,8 @@ def new_run_id(stage: str) -> str:
 
 # %% ../../nbs/03_core.workspace.ipynb #c012
 @contextlib.contextmanager
-def file_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold an exclusive lock on `path` within the block.
+def file_lock(path: Path, *, wait: bool = False, what: str = "") -> Iterator[None]:
+    """Hold an exclusive lock on `path` within the block; `what` it is on is told, and is its file's name when empty.
 
     Raises
     ------
@@ -167,7 +167,7 @@ def file_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             do = "Wait for the other run to end, or use another name"
-            raise InputError(problem(path.stem, "one run at a time must work on this", "a second one", do)) from None
+            raise InputError(problem(what or path.stem, "one run at a time must work on this", "a second one", do)) from None
         try:
             yield
         finally:
@@ -211,9 +211,9 @@ class Workspace:
         """The ledger, made when it is not there."""
         return Ledger(self._folder() / "ledger.sqlite")
 
-    def lock(self, name: str) -> contextlib.AbstractContextManager[None]:
-        """The exclusive lock of that name; InputError when another run holds it."""
-        return file_lock(self._folder("locks") / f"{safe_name(name)}.lock")
+    def lock(self, kind: str, name: str) -> contextlib.AbstractContextManager[None]:
+        """The exclusive lock on the thing of that kind and name; InputError when another run holds it."""
+        return file_lock(self._folder("locks", kind) / f"{safe_name(name)}.lock", what=f"{kind} {name}")
 
 # %% ../../nbs/03_core.workspace.ipynb #c015
 def workspace() -> Workspace:

@@ -261,7 +261,7 @@ def _check_options(port: int, workers: int) -> None:
 
 
 def _lock(name: str) -> AbstractContextManager[None]:
-    return workspace().lock(f"deployment-{name}"[:63].rstrip("-._"))
+    return workspace().lock("deployment", name)
 
 
 def _current(name: str) -> Artifact | None:

@@ -52,17 +52,17 @@ def test_a_lock_is_free_again_when_its_holder_was_killed(place):
     code = """
 import time
 from mlworkbench.core.workspace import workspace
-with workspace().lock("churn"):
+with workspace().lock("bundle", "churn"):
     print("held", flush=True)
     time.sleep(60)
 """
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(InputError, match="one run at a time"), workspace().lock("churn"):
+    with pytest.raises(InputError, match="bundle churn: one run at a time"), workspace().lock("bundle", "churn"):
         pass
     holder.kill()
     holder.wait(10)
     holder.stdout.close()
-    with workspace().lock("churn"):
+    with workspace().lock("bundle", "churn"):
         workspace().ledger.record(Artifact("model", "m", "m"))
     assert workspace().ledger.get("model", "m").name == "m"
