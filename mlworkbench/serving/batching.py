@@ -16,6 +16,7 @@ from typing import Any
 
 from .answers import Job, too_late
 from .errors import ServiceError
+from .records import REQUEST_ID
 
 # %% ../../nbs/17_serving.batching.ipynb #c006
 _PATIENCE = 32  # turns with one job alone after which the crowd is over
@@ -151,6 +152,7 @@ class InThread:
 
     def _drain(self) -> None:
         while taken := self._take():
+            REQUEST_ID.set(" ".join(job.request_id for job, _ in taken))  # what is logged meanwhile is about them
             self._settle([job for job, _ in taken])
             futures = [future for _, future in taken]
             for loop in {future.get_loop() for future in futures}:

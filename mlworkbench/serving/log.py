@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -307,7 +308,7 @@ class NoLog:
     folder = None
 
     def __init__(self):
-        self._prefix, self._count = f"unlogged-{secrets.token_hex(4)}", 0
+        self._prefix, self._numbers = f"unlogged-{secrets.token_hex(4)}", count()
 
     def write(self, batches: Sequence[Batch]) -> list[list[str]]:
         """Ids that no log holds."""
@@ -315,15 +316,14 @@ class NoLog:
 
     def predictions(self, records: Sequence[dict[str, Any]], shared: dict[str, Any]) -> list[str]:
         """Ids that no log holds."""
-        start, self._count = self._count, self._count + len(records)
-        return [f"{self._prefix}-{i:x}" for i in range(start, self._count)]
+        return [f"{self._prefix}-{next(self._numbers):x}" for _ in records]
 
     def rejected(self, errors: list[dict[str, Any]], shared: dict[str, Any], *, rows: int | None = None) -> None:
         """Nothing is kept."""
 
     def labels(self, labels: list[dict[str, Any]]) -> list[str]:
         """A label belongs to a record, and there is none."""
-        raise ServiceError(503, "this service keeps no prediction log, so it can take no labels")
+        raise ServiceError(404, "this service keeps no prediction log, so it can take no labels")
 
     def close(self) -> None:
         """Nothing is open."""

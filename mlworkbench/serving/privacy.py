@@ -9,6 +9,7 @@ __all__ = ['DAY', 'read_salt', 'find_salt', 'hashed', 'ColumnVeil', 'make_veil',
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import threading
 import time
@@ -97,6 +98,8 @@ class ColumnVeil:
     def __init__(self, *, exclude: Iterable[str], hash_: Iterable[str], salt: bytes, known: Iterable[str]):
         self._exclude, self._hash, self._salt = frozenset(exclude), frozenset(hash_), salt
         names = list(known)
+        self._known = frozenset(names)
+        self._open = self._known - self._exclude - self._hash
         for name in sorted((self._exclude | self._hash) - set(names)):
             text = f"log_exclude and log_hash must name columns of the signature. {did_you_mean(name, names)}"
             raise ServiceError(503, text, got=name)
@@ -115,9 +118,11 @@ class ColumnVeil:
 
     def _error(self, error: dict[str, Any]) -> dict[str, Any]:
         column = error["column"]
-        if column is not None and column not in self._exclude and column not in self._hash:
+        if column in self._open:
             return error
-        return {**error, "problem": error["problem"].split(" (")[0], "got": None}
+        # a name that is no column's is the caller's text, and may be a private column's, misspelt
+        problem = error["problem"].split(". ")[0].split(" (")[0]
+        return {**error, "column": column if column in self._known else None, "problem": problem, "got": None}
 
 
 def make_veil(settings: Mapping[str, Any], known: Iterable[str], log_folder: str | Path | None,
@@ -142,23 +147,26 @@ def forget(folder: str | Path, prediction_ids: Iterable[str]) -> list[str]:
         A segment cannot be written.
     """
     wanted = list(prediction_ids)
-    unknown = [one for one in wanted if not has_record(folder, one)]
-    for one in (i for i in wanted if i not in unknown):
+    there = {one for one in wanted if isinstance(one, str) and has_record(folder, one)}
+    for one in there:
         path, offset = locate(Path(folder), one)
         _blank(path, [offset])
     gone = {one for one in wanted if isinstance(one, str)}
     for path in segments(folder, "labels"):
         with contextlib.suppress(FileNotFoundError):  # retention was first
             _blank(path, list(_labels_of(path, gone)))
-    return unknown
+    return [one for one in wanted if not (isinstance(one, str) and one in there)]
+
+
+_NAMED = re.compile(rb'"prediction_id":"([^"\\]+)"')
 
 
 def _labels_of(path: Path, ids: set[str]) -> Iterator[int]:
     """Where the labels of these predictions begin."""
-    start = 0
+    start, wanted = 0, {one.encode() for one in ids if one.isascii()}
     with path.open("rb") as file:
-        for line in file:
-            if (parse_line(line) or {}).get("prediction_id") in ids:
+        for line in file:  # only those that name one of them are read as a whole
+            if not wanted.isdisjoint(_NAMED.findall(line)) and (parse_line(line) or {}).get("prediction_id") in ids:
                 yield start
             start += len(line)
 

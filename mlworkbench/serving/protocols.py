@@ -95,19 +95,25 @@ class Protocols:
             f"{MODEL}/ready": ready, f"{VERSION}/ready": ready,
         }
 
-    def check_model(self, path: str) -> None:
+    def check_model(self, path: str, tell: bool = True) -> None:
         """Refuse a path that names another model, or another version of this one.
+
+        Parameters
+        ----------
+        tell
+            Whether to say which there is: not to whoever has shown no key.
 
         Raises
         ------
         ServiceError
-            404 with what there is.
+            404.
         """
         _, _, _, name, *rest = path.split("/")
         if name != self.predictor.name:
-            raise ServiceError(404, f"no such model: there is {self.predictor.name}", got=name)
+            raise ServiceError(404, f"no such model: there is {self.predictor.name}" if tell else "no such model", got=name)
         if rest[:1] == ["versions"] and rest[1] != self.predictor.version:
-            raise ServiceError(404, f"no such version: there is {self.predictor.version}", got=rest[1])
+            there = f": there is {self.predictor.version}" if tell else ""
+            raise ServiceError(404, f"no such version{there}", got=rest[1])
 
     def _read_predict(self, body: bytes, request: Request) -> Read:
         request.check_kind(JSON)
