@@ -19,6 +19,7 @@ from ..core.errors import InputError, problem
 from ..serving.columns import Column
 from ..serving.inputs import OPEN
 from ..serving.methods import Asker
+from ..serving.order import in_order
 from ..serving.predictor import ask_all
 from ..serving.signature import Checked, Signature
 
@@ -237,6 +238,7 @@ def _refuse(what: str) -> None:
     raise InputError(problem("golden rows", must, what, do))
 
 # %% ../../nbs/42_bundling.golden.ipynb #c022
+@in_order()
 def make_golden(
     model: Any, signature: Signature, profile: "Profile | None" = None, *, rows: int = 64, real: Sequence[dict] = (),
     tolerance: float = 1e-9, seed: int = 0, threshold: Mapping[str, Any] | None = None,

@@ -23,6 +23,7 @@ from ..core.errors import GateFailed, InputError, MissingPart, check_known, prob
 from ..core.jobs import report
 from ..core.resources import import_extra
 from ..serving.methods import Asker
+from ..serving.order import in_order
 from ..serving.signature import Checked, Signature
 from ..serving.tensors import tensor_model
 
@@ -117,6 +118,7 @@ def _row_fault(wanted: Mapping | None, found: Mapping | None, labelled: bool, to
     return ", ".join(faults)
 
 # %% ../../nbs/44_bundling.optimise.ipynb #c010
+@in_order()
 def compare_rows(trial: Trial, original: Ask, copy: Ask, signature: Signature, tolerance: float) -> tuple[Check, str]:
     """Both asked about the rows of a trial: what was found, and the first difference in words (empty: none)."""
     check, first, labelled = Check(trial.kind, len(trial.rows)), "", signature.classes is not None

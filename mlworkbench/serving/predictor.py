@@ -22,6 +22,7 @@ from .extras import Extras
 from .inputs import build_input
 from .integrity import MANIFEST, read_json
 from .methods import Asker, as_array, takes_arrays
+from .order import in_order
 from .runtimes import load_estimator
 from .signature import Checked, Signature
 
@@ -380,6 +381,7 @@ class Predictor(Asking):
         loaded._try_extras((golden or {}).get("rows", [])[:2])
         return loaded
 
+    @in_order()
     def _try_arrays(self) -> None:
         """Give the model arrays from now on, if the golden rows then come out the same to the last bit."""
         framed = self.predict(self.golden["rows"])

@@ -54,6 +54,13 @@ def test_golden_predictions_stay_those_of_the_original_when_a_copy_is_served(tmp
     assert served.predict(X.head(50).to_dict("records"))["predictions"] == list(fitted.predict(X.head(50)))
 
 
+@pytest.mark.parametrize("mode", ["off", "required"])
+def test_a_forest_whose_trees_answer_in_threads_gets_the_same_version_twice(tmp_path, mode):
+    many = RandomForestClassifier(100, max_depth=4, n_jobs=-1, random_state=0).fit(X, Y)
+    versions = [write_content(tmp_path / str(i), optimised_parts(parts_of(many), mode))["content_sha256"] for i in range(3)]
+    assert len(set(versions)) == 1
+
+
 def test_a_model_that_is_not_converted_stays_and_the_reason_is_kept(tmp_path):
     parts = optimised_parts(parts_of(unconvertible()), "auto")
     assert not parts.converted and parts.golden["tolerance"] == 1e-9

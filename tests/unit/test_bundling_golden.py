@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
+from sklearn.ensemble import RandomForestClassifier
 
 from mlworkbench.bundling import golden
 from mlworkbench.bundling.content import drawn_rows, without_rare
@@ -186,3 +187,15 @@ def test_rows_are_drawn_from_examples_of_any_form_and_hold_to_the_signature(form
     assert len(drawn) == 7 and signature.check(drawn).errors == []
     assert drawn == drawn_rows(signature, examples, 7, seed=3) != drawn_rows(signature, examples, 7, seed=4)
     assert drawn_rows(signature, examples, 0, seed=3) == []
+
+
+def test_a_forest_whose_trees_answer_in_threads_gives_the_same_golden_rows_each_time():
+    chance = np.random.default_rng(0)
+    X = pd.DataFrame(chance.normal(size=(400, 6)), columns=list("abcdef"))
+    y = X["a"] + chance.normal(size=400) > 0
+    forest = RandomForestClassifier(100, max_depth=4, n_jobs=-1, random_state=0).fit(X, y)
+    signature, profile = infer_signature(wrap(forest), X), profile_frame(X)
+    said = {json.dumps(make_golden(forest, signature, profile)) for _ in range(10)}
+    assert len(said) == 1
+    forest.n_jobs = 1
+    assert said == {json.dumps(make_golden(forest, signature, profile))}
