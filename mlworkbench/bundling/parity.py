@@ -25,6 +25,7 @@ from .verify import SOURCE
 from ..core.errors import GateFailed, WorkbenchError, problem
 from ..core.jobs import check_cancelled, end_group, report
 from ..serving.infer_v2 import v2_answer, v2_request
+from ..serving.integrity import CERTIFICATE
 from ..serving.log import PROBE_PREFIX
 from ..serving.predictor import compare, proves
 from ..serving.signature import Signature
@@ -208,6 +209,8 @@ def start_service(
         probe = secrets.token_hex(16)
         environ = service_environment(python, home=Path(work) / "bentoml", log_dir=log_dir, deployment=deployment,
                                       probe=probe)
+        if not (Path(folder) / SOURCE / CERTIFICATE).exists():  # it is being proved for the first time
+            environ["MLW_UNPROVED"] = "1"
         with open(log, "wb") as handle:
             process = subprocess.Popen(
                 service_command(folder, python, port), cwd=Path(folder) / SOURCE, env=environ, start_new_session=True,

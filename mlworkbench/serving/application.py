@@ -130,7 +130,8 @@ class Application:
     environment
         ``MLW_LOG_DIR`` (where to keep the prediction log), ``MLW_DEPLOYMENT`` (its name), ``MLW_WORKERS``,
         ``MLW_PROBE_TOKEN`` (known to the launcher alone: its golden rows are no traffic); ``MLW_AUTH``,
-        ``MLW_KEYS_FILE`` and ``MLW_API_KEY`` say who is let in (15, keys); ``MLW_LOG_SALT`` (14, privacy).
+        ``MLW_KEYS_FILE`` and ``MLW_API_KEY`` say who is let in (15, keys); ``MLW_LOG_SALT`` (14, privacy);
+        ``MLW_UNPROVED`` (for the build alone: its certificate is not yet written).
     """
 
     def __init__(self, folder: str | Path, environment: Mapping[str, str] | None = None):
@@ -174,7 +175,8 @@ class Application:
     def _load(self) -> None:
         if self._fault:
             raise ServiceError(503, self._fault)
-        self.warnings = check_bundle(self.folder, self.settings["versions"])
+        proved = not self.environment.get("MLW_UNPROVED")
+        self.warnings = check_bundle(self.folder, self.settings["versions"], proved)
         for warning in self.warnings:
             _logger.warning("library versions differ: %s", warning)
         self.keys = Keys(self.environment, auth=self.settings["auth"])
