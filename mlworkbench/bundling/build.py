@@ -11,25 +11,28 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from .bento import build_bento, make_latest, publish, staging, stored_alike
-from .certificate import PROVENANCE, certify, git_state, prove_memory, prove_saved
+from .bento import build_bento, make_latest, publish, staging, store_lock, stored_alike
+from .certificate import certify, git_state, prove_memory, prove_saved
 from .content import CONVERTED, Parts, make_parts, render_readme, threshold_of, write_content
 from .lock import read_lock
 from .optimise import optimise as optimise_model
-from .sign import SIGNATURE, read_private_key, write_signature
+from .sign import SIGNATURE, sign_key, write_signature
 from mlworkbench.bundling.verify import (
     CERTIFICATE,
     MANIFEST,
+    PROVENANCE,
     SOURCE,
     bento_home,
     bundle_sha256,
     check_bundle,
     check_schema,
     find_bundle,
+    ledger_sha256,
     read_part,
+    record_bundle,
     resolve_bundle,
 )
-from ..core.errors import check_known
+from ..core.errors import GateFailed, check_known, problem
 from ..core.evidence import Evidence
 from ..core.results import Result
 from ..core.settings import setting
@@ -202,7 +205,8 @@ def _concerns(path: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
 def bundle_path(reference: str | Path | Bundle = "latest", *, where: str = "bundle") -> Path:
     """The folder of a bundle: by tag or path, or by what the ledger knows (``latest``, ``latest:NAME``, ``run:ID``).
 
-    Its files are checked against its certificate, and that against the ledger where it is known there.
+    Its files are checked against its certificate, and that against the ledger where it is known there. A `Bundle` must still be
+    the one that was loaded, too.
 
     Raises
     ------
@@ -214,7 +218,12 @@ def bundle_path(reference: str | Path | Bundle = "latest", *, where: str = "bund
         It is of another format; how to migrate it is told.
     """
     if isinstance(reference, Bundle):
-        return check_bundle(reference.path, sha256=reference.sha256)
+        path = Path(reference.path)
+        check_bundle(path, sha256=ledger_sha256(path) or reference.sha256)
+        if bundle_sha256(path) != reference.sha256:
+            must, do = "it must be the one that was loaded", "Name it by its tag, or load it again"
+            raise GateFailed(problem(f"bundle {reference.tag}", must, "one that was built since", do))
+        return path
     path, sha256 = resolve_bundle(reference, where=where)
     return check_bundle(path, sha256=sha256)
 
@@ -256,26 +265,29 @@ def optimised_parts(
 
 # %% ../../nbs/46_bundling.build.ipynb #c013
 def build_parts(parts: Parts, environment: str) -> Bundle:
-    """Write, prove and publish a bundle of these parts.
+    """Write, prove and publish a bundle of these parts, and enter it in the ledger.
 
     Raises
     ------
     InputError
-        Another build of the name runs, or the store cannot be written.
+        The store cannot be written.
     GateFailed
         Parity does not hold; nothing was kept.
     """
     home = bento_home()
-    with workspace().lock("bundle", parts.name), staging(home) as work:
-        return load_bundle(_build(parts, home, work, environment))
+    with staging(home) as work:
+        path = _build(parts, home, work, environment)
+    record_bundle(path)
+    return load_bundle(path)
 
 
 def _build(parts: Parts, home: Path, work: Path, environment: str) -> Path:
     content = work / "content"
     manifest = write_content(content, parts, environment)
-    if (there := stored_alike(home, manifest, environment)) is not None:
-        make_latest(there)
-        return _signed(there)
+    with store_lock(home, parts.name):
+        if (there := stored_alike(home, manifest, environment)) is not None:
+            make_latest(there)
+            return _signed(there)
     earlier = [prove_memory(parts), prove_saved(content)]
     bento = build_bento(content, work, manifest, render_readme(content, manifest, parts))
     certify(bento, parts, environment, earlier)
@@ -284,8 +296,8 @@ def _build(parts: Parts, home: Path, work: Path, environment: str) -> Path:
 
 
 def _signed(stored: Path) -> Path:
-    """A stored bundle, signed with the key in force: the same key gives the same signature."""
-    if key := setting("bundling.sign_key"):
+    """A stored bundle that was proved here, signed with the key in force: the same key gives the same signature."""
+    if key := sign_key():
         write_signature(stored / SOURCE / CERTIFICATE, key)
     return stored
 
@@ -332,7 +344,7 @@ def build_bundle(
     Raises
     ------
     InputError
-        The input does not fit; nothing was written.
+        The input does not fit, or another build of the name runs; nothing was built.
     MissingPart
         A part that was asked for is not installed.
     GateFailed
@@ -344,14 +356,14 @@ def build_bundle(
     name, model = safe_name(name), load_model(model)
     environment = check_known("bundle", "environment", environment or setting("bundling.environment"), ("isolated", "current"))
     mode = check_known("bundle", "optimise", optimise or setting("bundling.optimise"), ("auto", "off", "required"))
-    if key := setting("bundling.sign_key"):
-        read_private_key(key)  # before the work, not after it
+    sign_key()  # read before the work, not after it
     rows = setting("bundling.golden_rows") if golden_rows is None else golden_rows
     exact = max(setting("bundling.tolerance"), family_named(model.family).tolerance) if tolerance is None else tolerance
-    parts = make_parts(model, name=name, examples=examples, evaluation=evaluation, policy=policy, rows=rows,
-                       real_rows=real_rows, tolerance=exact, seed=seed)
-    parts = optimised_parts(_with_origins(parts, origins or {}), mode, quantise=quantise, tolerance=tolerance, seed=seed)
-    return build_parts(parts, environment)
+    with workspace().lock("bundle", name):
+        parts = make_parts(model, name=name, examples=examples, evaluation=evaluation, policy=policy, rows=rows,
+                           real_rows=real_rows, tolerance=exact, seed=seed)
+        parts = optimised_parts(_with_origins(parts, origins or {}), mode, quantise=quantise, tolerance=tolerance, seed=seed)
+        return build_parts(parts, environment)
 
 # %% ../../nbs/46_bundling.build.ipynb #c017
 def _with_origins(parts: Parts, origins: Mapping[str, str]) -> Parts:

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from .build import Bundle, build_parts, load_bundle, optimised_parts
-from .certificate import PROVENANCE, git_state
+from .certificate import git_state
 from .content import Parts, threshold_of, without_rare
 from .golden import check_golden
 from .parity import judge
+from .sign import sign_key
 from mlworkbench.bundling.verify import (
     MANIFEST,
+    PROVENANCE,
     SOURCE,
     bundle_schema,
     bundle_sha256,
@@ -29,6 +31,7 @@ from mlworkbench.bundling.verify import (
 from ..core.errors import GateFailed, check_known, problem
 from ..core.jobs import report
 from ..core.settings import setting
+from ..core.workspace import workspace
 from ..serving.integrity import SCHEMA
 from ..serving.methods import Asker
 from ..serving.predictor import ask_all, compare
@@ -96,7 +99,7 @@ def migrate_bundle(
     NotFound
         There is no such bundle.
     InputError
-        Its format is unknown, or its model's file must be trusted.
+        Its format is unknown, its model's file must be trusted, or another build of the name runs.
     GateFailed
         A file of it was changed, or its model does not give the predictions that it holds.
     """
@@ -109,9 +112,11 @@ def migrate_bundle(
     if faults := verify_bundle(path, sha256=sha256, key=""):
         raise GateFailed(problem(f"bundle {reference}", "every file must be the one that was proved", faults[0]))
     environment = check_known("migrate", "environment", environment or setting("bundling.environment"), ("isolated", "current"))
-    report(f"reading a bundle of schema {schema}")
-    parts = MIGRATORS[schema](path, trust)
-    check_predictions(parts)
-    origin = {"tag": f"{parts.name}:{path.name}", "sha256": bundle_sha256(path), "schema": schema}
-    parts = replace(parts, origins={**parts.origins, "migrated_from": origin}, circumstances={"run": "", **git_state()})
-    return build_parts(optimised_parts(parts, optimise or setting("bundling.optimise")), environment)
+    sign_key()  # read before the work, not after it
+    with workspace().lock("bundle", read_part(path, MANIFEST)["name"]):
+        report(f"reading a bundle of schema {schema}")
+        parts = MIGRATORS[schema](path, trust)
+        check_predictions(parts)
+        origin = {"tag": f"{parts.name}:{path.name}", "sha256": bundle_sha256(path), "schema": schema}
+        parts = replace(parts, origins={**parts.origins, "migrated_from": origin}, circumstances={"run": "", **git_state()})
+        return build_parts(optimised_parts(parts, optimise or setting("bundling.optimise")), environment)
