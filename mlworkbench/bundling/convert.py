@@ -90,6 +90,8 @@ def pipeline(estimator: Any, table: Table, convert: Conversion) -> Table:
 
 def column_transformer(estimator: Any, table: Table, convert: Conversion) -> Table:
     """`ColumnTransformer`: each part on its columns, side by side."""
+    if estimator.transformer_weights:
+        raise Unconvertible("a ColumnTransformer with weights is not converted")
     places = estimator._transformer_to_input_indices
     parts = []
     for name, part, _ in estimator.transformers_:

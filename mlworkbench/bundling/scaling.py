@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCALING', 'in_place', 'row', 'is_missing', 'simple_imputer', 'missing_indicator', 'standard_scaler', 'robust_scaler',
-           'min_max_scaler', 'max_abs_scaler', 'binarizer', 'normalizer', 'function_of', 'function_transformer',
-           'selector']
+           'min_max_scaler', 'max_abs_scaler', 'binarizer', 'normalizer', 'function_of', 'of_doubles',
+           'function_transformer', 'selector']
 
 # %% ../../nbs/43_bundling.scaling.ipynb #c003
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from typing import Any
 
 from .graph import DOUBLE, TRUTH, Tensor, cast, reduce, rounded, take, where
 from .sources import Table, Unconvertible
+from ..serving.columns import Column, integer_range
 
 # %% ../../nbs/43_bundling.scaling.ipynb #c006
 def in_place(table: Table, *steps: Callable[[Tensor], Tensor]) -> Table:
@@ -131,14 +132,33 @@ def function_of(function: Any) -> Callable[[Tensor], Tensor]:
     """
     if function is None:
         return lambda x: x
-    name = getattr(getattr(function, "func", function), "__name__", "?")
     import numpy as np
 
     inner = getattr(function, "func", function)
+    name = getattr(inner, "__name__", "?")
     ours = getattr(np, name, None) is inner or (name == "check_array" and inner.__module__.startswith("sklearn."))
     if name not in _FUNCTIONS or not ours:
         raise Unconvertible(f"what the function {name} does cannot be read off it")
     return _FUNCTIONS[name]
+
+
+def of_doubles(function: Any, column: Column) -> bool:
+    """Whether NumPy's function of a column's values, as the model holds them, is that of doubles."""
+    import numpy as np
+
+    name = getattr(getattr(function, "func", function), "__name__", "?")
+    if name in ("asarray", "check_array") or column.type not in ("integer", "boolean") or column.dtype == "object":
+        return True
+    seen = column.policy == "reject" and column.minimum is not None
+    low, high = (column.minimum, column.maximum) if seen else integer_range(column.dtype)
+    ends = [False, True] if column.type == "boolean" else [v for v in (low, -1, 0, 1, 2, 3, high) if low <= v <= high]
+    try:
+        values = np.array(ends, dtype="bool" if column.type == "boolean" else column.dtype.lower())
+        with np.errstate(all="ignore"):
+            told, wanted = (np.asarray(getattr(np, name)(each), dtype=float) for each in (values, values.astype(float)))
+    except TypeError:  # an extension's dtype, or a function that booleans do not have
+        return False
+    return bool(np.array_equal(told, wanted, equal_nan=True))
 
 
 def function_transformer(estimator: Any, table: Table, convert: Any) -> Table:
@@ -147,6 +167,10 @@ def function_transformer(estimator: Any, table: Table, convert: Any) -> Table:
         return table
     if estimator.kw_args and set(estimator.kw_args) - {"dtype"}:
         raise Unconvertible("a FunctionTransformer with arguments is not converted")
+    for column in (cell.source for cell in table.cells if cell.source is not None):
+        if not of_doubles(estimator.func, column):
+            name = getattr(getattr(estimator.func, "func", estimator.func), "__name__", "?")
+            raise Unconvertible(f"the function {name} of {column.dtype} ({column.name!r}) is not that of doubles")
     return in_place(table, function_of(estimator.func))
 
 # %% ../../nbs/43_bundling.scaling.ipynb #c015

@@ -28,6 +28,7 @@ from mlworkbench.bundling import optimise as room
 from mlworkbench.bundling.convert import convert_estimator
 from mlworkbench.bundling.golden import make_golden
 from mlworkbench.bundling.optimise import answers_of, asks, optimise
+from mlworkbench.bundling.sources import Unconvertible
 from mlworkbench.core.errors import GateFailed, InputError, MissingPart, problem
 from mlworkbench.model.inputs import profile_table
 from mlworkbench.model.loading import wrap
@@ -284,6 +285,32 @@ def test_what_is_not_converted_is_named_and_raises_only_where_it_is_required(mod
     assert not found.accepted and reason in found.reason and not found.about and not found.content and not found.checks
     with pytest.raises(InputError, match=reason):
         optimise(*told, mode="required")
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(("function", "dtype", "converted"), [
+    (np.square, "int32", False), (np.absolute, "int64", False), (np.reciprocal, "int64", False), (np.negative, "uint8", False),
+    (np.log1p, "int8", False), (np.tanh, "bool", False), (np.sign, "int32", True), (np.tanh, "int64", True),
+    (np.square, "float64", True),
+], ids=lambda value: getattr(value, "__name__", str(value)))
+def test_a_function_of_whole_numbers_is_converted_only_where_it_is_that_of_doubles(function, dtype, converted):
+    X = pd.DataFrame({"n": drawn().integers(0, 2, N).astype(dtype), "a": drawn(1).normal(size=N)})
+    squared = make_column_transformer((FunctionTransformer(function), ["n"]), remainder="passthrough")
+    model = make_pipeline(squared, RandomForestClassifier(3, random_state=0)).fit(X, X["a"] > 0)
+    signature = infer_signature(wrap(model), X)
+    if converted:
+        assert convert_estimator(model, signature).content
+        return
+    with pytest.raises(Unconvertible, match=f"the function {function.__name__} of {dtype}"):
+        convert_estimator(model, signature)
+
+
+def test_weights_of_columns_are_not_forgotten():
+    X = numbers()
+    columns = make_column_transformer((StandardScaler(), ["a", "b"]), remainder="passthrough")
+    columns.set_params(transformer_weights={"standardscaler": 10.0})
+    model = make_pipeline(columns, LogisticRegression()).fit(X, target(X))
+    assert optimise(*parts(model, X)).reason == "a ColumnTransformer with weights is not converted"
 
 
 def test_an_estimator_whose_parts_break_the_conversion_keeps_the_original(monkeypatch):
