@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Ask', 'MODES', 'QUANTISE', 'answers_of', 'asks', 'apart', 'Check', 'compare_rows', 'seconds_of', 'speeds',
-           'Optimised', 'converted', 'limit_of', 'refused_gaps', 'with_refusals', 'is_network', 'in_eight_bits',
-           'optimise', 'opened']
+           'Optimised', 'converted', 'held', 'large_rows', 'limit_of', 'refused_gaps', 'with_refusals', 'is_network',
+           'in_eight_bits', 'optimise', 'opened']
 
 # %% ../../nbs/44_bundling.optimise.ipynb #c003
+import contextlib
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from .sources import REFUSE, Unconvertible
 from ..core.errors import GateFailed, InputError, MissingPart, check_known, problem
 from ..core.jobs import report
 from ..core.resources import import_extra
+from ..serving.columns import Column, integer_range
 from ..serving.methods import Asker
 from ..serving.order import in_order
 from ..serving.signature import Checked, Signature
@@ -247,18 +249,44 @@ def converted(model: "Model", signature: Signature) -> Converted:
 # %% ../../nbs/44_bundling.optimise.ipynb #c018
 _LARGEST = 1023  # the power of two that a double still holds
 _MOST_COLUMNS = 200  # of which each is asked by itself
+_MOST_HELD = {"16": 65504.0, "32": 3.4028234663852886e38}  # by what the name of a dtype has in it
 
 
-def limit_of(original: Ask, signature: Signature, row: Mapping[str, Any]) -> float | None:
-    """The largest power of two that all numbers of a row may have; None where the model takes them all, or not this row."""
-    numbers = [c.name for c in signature.columns if c.type == "number" and c.categories is None and "32" not in c.dtype]
+def held(column: Column, value: float) -> float:
+    """The number nearest to a value that a column's dtype holds."""
+    if column.type == "integer":
+        low, high = integer_range(column.dtype)
+        return min(max(int(value), low), high)
+    most = next((number for bits, number in _MOST_HELD.items() if bits in column.dtype), abs(value))
+    return min(max(value, -most), most)
+
+
+def large_rows(signature: Signature, row: Mapping[str, Any], names: Sequence[str], power: int) -> Checked:
+    """A row with numbers of the size of a power of two, above 0 and below: in all columns at once, then in each by itself."""
+    columns = [column for column in signature.columns if column.name in names]
+    chosen = [columns, *([column] for column in columns[:_MOST_COLUMNS])] if len(columns) > 1 else [columns]
+    asked = [(each, sign) for each in chosen for sign in (1, -1)]
+    checked = signature.check([dict(row)] * len(asked))
+    for place, (each, sign) in enumerate(asked):
+        for column in each:
+            values = checked.columns.setdefault(column.name, [None] * len(asked))
+            values[place] = held(column, sign * 2.0**power)
+    return checked
+
+
+def limit_of(original: Ask, signature: Signature, row: Mapping[str, Any], names: Sequence[str]) -> float | None:
+    """The largest power of two up to which a model takes the numbers of these columns; None where it takes them all."""
+    usual = list(answers_of(original, large_rows(signature, row, names, 0))) if names else []  # others are refused at any size
 
     def takes(power: int) -> bool:
-        rows = [{**row, **dict.fromkeys(numbers, sign * 2.0**power)} for sign in (1, -1)]
-        checked = signature.check(rows)
-        return bool(checked.errors) or len(answers_of(original, checked)) == 2
+        checked = large_rows(signature, row, names, power)
+        with warnings.catch_warnings(), contextlib.suppress(*_REFUSALS):
+            warnings.simplefilter("ignore")
+            original(checked.keep(usual))
+            return True
+        return False
 
-    if not numbers or takes(_LARGEST) or not takes(0):
+    if not usual or takes(_LARGEST):
         return None
     low, high = 0, _LARGEST
     while high - low > 1:
@@ -286,7 +314,9 @@ def with_refusals(made: Converted, original: Ask, signature: Signature, row: Map
     gaps = refused_gaps(original, signature, row, [reader["column"] for reader in numbers])
     for reader in numbers:
         reader["missing"] = REFUSE if reader["column"] in gaps else reader["missing"]
-    limit = limit_of(original, signature, row)
+    strict = {reader["column"] for reader in readers if reader.get("unknown") == REFUSE}  # known values only: no size matters
+    sized = {reader["column"] for reader in numbers} - strict
+    limit = limit_of(original, signature, row, [name for name in signature.names if name in sized])
     return replace(made, about={**made.about, "readers": readers, **({} if limit is None else {"limit": limit})})
 
 # %% ../../nbs/44_bundling.optimise.ipynb #c020

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.compose import make_column_transformer
+from sklearn.decomposition import PCA
 from sklearn.ensemble import (
     ExtraTreesClassifier,
     GradientBoostingClassifier,
@@ -21,7 +22,14 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler, TargetEncoder
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    OneHotEncoder,
+    OrdinalEncoder,
+    PolynomialFeatures,
+    StandardScaler,
+    TargetEncoder,
+)
 from sklearn.tree import DecisionTreeClassifier
 
 from mlworkbench.bundling import optimise as room
@@ -181,6 +189,43 @@ def test_numbers_that_single_precision_cannot_hold_are_refused_by_both():
     rows = signature.check([{"a": 1e300, "b": 0.0, "c": 0.0, "d": -1e300}, {"a": 1e9, "b": 0.0, "c": 0.0, "d": -1e9}])
     for one in (model, copy):
         assert list(answers_of(asks(one, signature), rows)) == [1]
+
+
+def rejecting(signature):
+    return replace(signature, columns=[replace(column, policy="reject") for column in signature.columns])
+
+
+@pytest.mark.parametrize(("steps", "dtype", "size", "policy"), [
+    ((StandardScaler(),), "float64", 1e300, rejecting), ((PolynomialFeatures(3),), "int64", 10**14, lambda s: s),
+    ((StandardScaler(),), "float32", 1e38, lambda s: s), ((PolynomialFeatures(3),), "float32", -1e14, lambda s: s),
+    ((PolynomialFeatures(6),), "int32", 2**31 - 1, rejecting),
+], ids=["refused by the signature", "whole numbers", "single precision", "powers in single precision", "whole and refused"])
+def test_a_number_that_the_original_does_not_take_is_refused_whatever_the_column_is(steps, dtype, size, policy):
+    X = (numbers()[["a", "c"]] * [0.1 if dtype[0] == "f" else 10, 1e4]).astype(dtype)
+    model = make_pipeline(*steps, RandomForestClassifier(3, random_state=0)).fit(X, X["a"] > 0)
+    wrapped, signature, profile, golden = parts(model, X)
+    signature = policy(signature)
+    found = optimise(wrapped, signature, profile, golden, mode="required", rows=40)
+    copy, checked = tensor_model(found.content, found.about), signature.check([golden["rows"][0]] * 2)
+    checked.columns["a"][1] = size
+    for one in (model, copy):
+        assert list(answers_of(asks(one, signature), checked)) == [0]
+
+
+def test_a_size_that_cancels_out_in_all_columns_together_is_found_in_each_by_itself():
+    X = numbers()[["a", "d"]]
+    model = make_pipeline(PCA(1), RandomForestClassifier(3, random_state=0)).fit(X, target(numbers()))
+    model[0].components_ = np.array([[1.0, -1.0]]) / np.sqrt(2)
+    wrapped, signature, profile, golden = parts(model, X)
+    found = optimise(wrapped, signature, profile, golden, mode="required", rows=40)
+    assert 1e30 < found.about["limit"] < 1e39
+
+
+def test_a_model_that_takes_every_number_of_its_columns_has_no_limit():
+    X = numbers().assign(n=drawn().integers(0, 9, N), k=drawn(1).integers(0, 3, N))
+    columns = make_column_transformer((OneHotEncoder(), ["k"]), ("passthrough", ["n"]))
+    model = make_pipeline(columns, RandomForestClassifier(3, random_state=0)).fit(X[["n", "k"]], X["n"] > 4)
+    assert "limit" not in optimise(*parts(model, X[["n", "k"]]), mode="required", rows=40).about
 
 
 def test_a_gap_that_the_original_refuses_is_refused_by_the_copy_whatever_the_signature_allows():
