@@ -11,7 +11,7 @@ __all__ = ['FEATURES', 'principal_components', 'projection', 'independent_compon
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .graph import DOUBLE, TRUTH, WHOLE, Tensor, cast, join, reduce, sigmoid, take, where
+from .graph import DOUBLE, TRUTH, WHOLE, Tensor, cast, join, reduce, rounded, sigmoid, take, where
 from .scaling import row
 from .sources import Table, Unconvertible
 
@@ -89,7 +89,8 @@ def polynomial_features(estimator: Any, table: Table, convert: Any) -> Table:
     for degree in range(2, high + 1):
         mine = [term for term in terms if len(term) == degree]
         before, first = [known[term[1:]] for term in mine], [term[0] for term in mine]
-        levels.append(take(levels[-1], before) * take(x, first))
+        product = take(levels[-1], before) * take(x, first)
+        levels.append(rounded(product) if table.single else product)
         known = {term: place for place, term in enumerate(mine)}
     made = [levels[degree - 1] for degree in range(max(low, 1), high + 1) if levels[degree - 1].width]
     one = [take(x, [0]) * 0.0 + 1.0] if estimator.include_bias else []
