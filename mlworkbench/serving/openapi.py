@@ -77,6 +77,7 @@ _REFUSALS = {
     503: "Not ready, refusing, or too busy: see Retry-After", 504: "Took too long",
 }
 _OF_GET = (401, 403, 405, 503)
+_ABSENT = ("explain", "feedback", "infer", "infer_version")  # what there may not be, although there is the route
 
 
 def _content(schema: str, example: Any = None, kind: str = _JSON) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def _responses(given: Mapping[str, Any], statuses: tuple[int, ...], refusal: str
 def post(name: str, summary: str, takes: Mapping[str, Any], given: Mapping[str, Any], *, refusal: str = "Refusal",
          about: str = "") -> dict[str, Any]:
     """A route with a body."""
-    statuses = tuple(k for k in _REFUSALS if k not in (404, 405) or k == 404 and name in ("explain", "infer", "infer_version"))
+    statuses = tuple(k for k in _REFUSALS if k not in (404, 405) or k == 404 and name in _ABSENT)
     return {"post": {
         "operationId": name, "summary": summary, **({"description": about} if about else {}),
         "requestBody": {"required": True, "content": takes}, "responses": _responses(given, statuses, refusal),

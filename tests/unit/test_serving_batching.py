@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from handmade_bundle import census, census_bundle, json_rows
 
+from mlworkbench.serving.answers import Job
 from mlworkbench.serving.application import Application
 from mlworkbench.serving.log import read_records
 from mlworkbench.serving.predictor import Cost
@@ -119,6 +120,18 @@ def test_a_fault_of_ours_in_a_batch_is_one_caller_s_500(application, rows, monke
     others = [row for row in rows if row["age"] != marked][:7]
     replies = crowd(application, [{"rows": [row]} for row in [*others, rows[5]]])
     assert [r.status_code for r in replies] == [200] * 7 + [500] and "secret" not in replies[-1].text
+
+
+def test_what_stands_in_the_log_is_not_settled_a_second_time(application, rows):
+    jobs = [Job(application.predictor.read([row]), f"r{i}", time.perf_counter(), dict) for i, row in enumerate(rows[:3])]
+
+    def broken(body):
+        raise TypeError("cannot be written")
+
+    jobs[1].encode = broken
+    application.answers.settle(jobs)
+    assert isinstance(jobs[1].refusal, TypeError) and jobs[0].reply["predictions"] and jobs[2].reply["predictions"]
+    assert sorted(r["request_id"] for r in read_records(application.log.folder)) == ["r0", "r1", "r2"]
 
 
 def test_a_crowd_beyond_the_queue_is_told_to_come_back_and_the_rest_is_answered(application, rows):

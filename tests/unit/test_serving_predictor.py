@@ -47,6 +47,35 @@ def test_golden_rows_hold_and_their_change_is_seen(bundle):
     assert not proves(predictor.replay())
 
 
+class Fickle(LinearRegression):
+    """A model whose library has errors of its own."""
+
+    def predict(self, X):
+        if not (np.asarray(X)[:, 0] < 5).all() or self.intercept_ > 100:
+            raise RuntimeError("indices element out of data bounds")
+        return super().predict(X)
+
+
+def test_a_library_s_own_error_is_the_row_s_fault_while_the_model_answers_and_else_the_service_s():
+    X = numbers()
+    model = Fickle().fit(X, X.a)
+    predictor = Predictor(model, Signature(NUMBERS), golden={"rows": json_rows(X.head(2)), "predictions": [0.0, 0.0]})
+    rows = [*json_rows(X.head(2)), {"a": 9.0, "b": 1.0}]
+    told = predictor.predict(rows, on_error="skip")
+    assert told["predictions"][:2] == pytest.approx(X.a[:2].tolist()) and told["predictions"][2] is None
+    assert told["errors"][0]["row"] == 2 and "RuntimeError: indices element" in told["errors"][0]["problem"]
+    model.intercept_ = 1000
+    with pytest.raises(RuntimeError, match="out of data bounds"):
+        predictor.predict(rows[:1])
+
+
+@pytest.mark.parametrize(("key", "value"), [("queue", -4), ("timeout_s", -20), ("max_rows", 0), ("batch_rows", 0)])
+def test_a_setting_that_cannot_be_kept_means_refusing(tmp_path, key, value):
+    write_json(tmp_path / "service.json", {"name": "census", key: value})
+    with pytest.raises(ServiceError, match=f"{key} must be at least"):
+        service_settings(tmp_path)
+
+
 def test_regression_gives_numbers_and_no_probabilities():
     X = numbers()
     model = LinearRegression().fit(X, X.a * 2)

@@ -8,7 +8,7 @@ import time
 import duckdb
 import pytest
 
-from mlworkbench.serving.errors import ServiceError
+from mlworkbench.serving.errors import ServiceError, fault
 from mlworkbench.serving.log import PredictionLog, find_record, has_record, read_records, records_sql, segments, utc_now
 from mlworkbench.serving.privacy import (
     ColumnVeil,
@@ -57,6 +57,16 @@ def test_an_excluded_column_is_nowhere_in_the_log(tmp_path):
 def test_a_fault_of_a_column_that_is_not_private_is_kept_whole(tmp_path):
     told = {"row": 0, "column": "age", "problem": "must be a number (or null)", "got": "old"}
     assert veil(exclude=["name"]).errors([told]) == [told]
+
+
+def test_a_private_value_under_a_misspelt_name_is_kept_nowhere(tmp_path):
+    veil = ColumnVeil(exclude=["ssn"], hash_=[], salt=b"", known=["ssn", "age"])
+    (told,) = veil.errors([fault("unknown column. Did you mean 'ssn'?", row=0, column="SSN", got="123-45-6789")])
+    assert told == {"row": 0, "column": None, "problem": "unknown column", "got": None}
+    (told,) = veil.errors([fault("unknown column", row=0, column="123-45-6789", got=1)])  # a line of data, taken for names
+    assert "6789" not in json.dumps(told)
+    own = fault("must be a number", row=0, column="age", got="x")
+    assert veil.errors([own]) == [own]
 
 
 def test_hashes_are_equal_for_equal_values_over_processes_and_restarts_and_differ_by_deployment(tmp_path):

@@ -11,14 +11,16 @@ from pathlib import Path
 import httpx
 import pytest
 from handmade_bundle import census, census_bundle, json_rows, write_manifest
+from sklearn.dummy import DummyRegressor
 
 from mlworkbench.monitoring import logs
 from mlworkbench.serving.application import Application
 from mlworkbench.serving.errors import ServiceError
 from mlworkbench.serving.integrity import content_sha256, sha256_file
 from mlworkbench.serving.log import find_record, read_records
-from mlworkbench.serving.predictor import Cost
+from mlworkbench.serving.predictor import Cost, Predictor
 from mlworkbench.serving.service import ROUTES, Front, Workshop, find_route
+from mlworkbench.serving.signature import Column, Signature
 
 JSON = {"content-type": "application/json"}
 
@@ -273,12 +275,12 @@ def test_a_label_that_cannot_be_is_refused_and_nothing_recorded(client, rows, en
     assert client.logged("labels") == []
 
 
-def test_without_a_log_predictions_are_given_and_feedback_is_an_honest_503(bundle, rows):
+def test_without_a_log_predictions_are_given_and_feedback_is_an_honest_404(bundle, rows):
     client = Client(Application(bundle, {}).start())
     answer = client.predict(rows=rows[:2]).json()
     assert len(set(answer["prediction_ids"])) == 2 and not client("GET", "/model").json()["logged"]
     response = client("POST", "/feedback", json={"labels": [{"prediction_id": answer["prediction_ids"][0], "label": "no"}]})
-    assert response.status_code == 503 and "no prediction log" in errors(response)[0]["problem"]
+    assert response.status_code == 404 and "no prediction log" in errors(response)[0]["problem"]
 
 
 def test_explanations_have_limits_of_their_own(client, rows):
@@ -313,11 +315,26 @@ def test_what_is_not_explained_is_a_404_that_says_why(copy, rows):
 
 def test_another_model_and_another_version_are_404(client, rows):
     old = "/v2/models/census/versions/2"
-    for path in ("/v2/models/senate", old, "/v2/models/%7Bmodel%7D", f"{old}/ready"):
+    for path in ("/v2/models/senate", old, "/v2/models/%7Bmodel%7D"):
         response = client("GET", path)
         assert response.status_code == 404 and "there is" in response.json()["error"], path
+    for path in (f"{old}/ready", "/v2/models/senate/ready"):  # asked without a key, so nothing of the model is told
+        response = client("GET", path)
+        assert response.status_code == 404 and "there is" not in response.text and "census:" not in response.text, path
     response = client("POST", "/v2/models/senate/infer", json={})
     assert response.status_code == 404 and response.json()["error"].startswith("no such model: there is census")
+
+
+def test_very_many_faults_are_told_in_part_and_each_row_has_one(client):
+    response = client.predict(rows=[{}] * 50)
+    assert len(errors(response)) == len({(e["row"], e["column"]) for e in errors(response)}) < 1000
+    wide = Signature([Column(f"x{i}", "number", "float64") for i in range(100)])
+    predictor = Predictor(DummyRegressor(), wide)
+    with pytest.raises(ServiceError, match="and 10000 more") as caught:  # one note of those that are not listed
+        predictor.read([{}] * 10_000)
+    told = caught.value.errors
+    assert len(told) == 10_001 and {e["row"] for e in told} == {*range(10_000), None}
+    assert told[-1]["problem"] == "990000 more faults of these rows are not listed"
 
 
 def test_metrics_count_requests_rows_rejects_and_flags(client, rows):
