@@ -135,15 +135,15 @@ def jumps(rows: Sequence[dict], names: Sequence[str], ends: Sequence[float], who
 BESIDE = 1e-9  # of a number's size: how far from a jump a model is asked whose sums are rounded in another order
 
 
-def neighbours(low: float, high: float, whole: bool, exact: bool = True) -> list[float]:
-    """The two sides of a jump, and what lies next to them in double and in single precision; not exact: a little aside."""
+def neighbours(low: float, high: float, whole: bool, aside: float = 0.0) -> list[float]:
+    """The two sides of a jump, and what lies next to them in double and in single precision; or so much of its size aside."""
     import numpy as np
 
     if whole:
         return [low, high, low - 1, high + 1]
-    if not exact:
-        aside = BESIDE * max(1.0, abs(low))
-        return [low - aside, low + aside]
+    if aside:
+        away = aside * max(1.0, abs(low))
+        return [low - away, low + away]
     edge, endless = np.float32(low), np.float32(np.inf)
     beside = [edge, np.nextafter(edge, -endless), np.nextafter(edge, endless)]
     beyond = [np.nextafter(low, -np.inf), np.nextafter(high, np.inf), np.nextafter(min(low, high), -np.inf)]
@@ -160,7 +160,7 @@ def _answered(row: Mapping[str, Any], score: Scores) -> bool:
 
 
 def at_jumps(signature: Signature, rows: Sequence[dict], score: Scores, chance: random.Random, tries: int,
-             exact: bool = True) -> list[dict]:
+             aside: float = 0.0) -> list[dict]:
     """Rows around the jumps of a model; `tries` of them are looked for, in all columns of numbers in turn."""
     numeric = [c for c in signature.columns if c.type in ("number", "integer") and c.categories is None]
     whole = {column.name: column.type == "integer" for column in numeric}
@@ -174,7 +174,7 @@ def at_jumps(signature: Signature, rows: Sequence[dict], score: Scores, chance: 
     return [
         {**chosen[place], names[place]: int(value) if whole[names[place]] else value}
         for (low, high), place in zip(sides.T.tolist(), found.tolist(), strict=True)
-        for value in neighbours(low, high, whole[names[place]], exact)
+        for value in neighbours(low, high, whole[names[place]], aside)
     ]
 
 # %% ../../nbs/44_bundling.boundaries.ipynb #c015
@@ -202,7 +202,8 @@ class Trial:
 
 
 def trials(signature: Signature, profile: "Profile | None", golden: Sequence[dict], score: Scores, *, rows: int = 1500,
-           seed: int = 0, exact: bool = True, words: Mapping[str, Sequence[str]] | None = None) -> list[Trial]:
+           seed: int = 0, exact: bool = True, words: Mapping[str, Sequence[str]] | None = None, labels: Scores | None = None,
+           aside: float = BESIDE) -> list[Trial]:
     """The rows of a proof, those that the signature itself refuses left out.
 
     Parameters
@@ -217,6 +218,10 @@ def trials(signature: Signature, profile: "Profile | None", golden: Sequence[dic
         Whether the copy's jumps must stand at the original's to the last bit.
     words
         Of each column of texts the words that the copy knows.
+    labels
+        The copy's labels alone, as it is served: rows between two of them are looked for; None: it has none.
+    aside
+        How far beside such an edge both sides are asked, of a number's size.
     """
     chance, rows = random.Random(f"{seed}:trials"), min(rows, max(50, VALUES // max(1, len(signature.columns))))
     drawn = golden_rows(signature, profile, rows=rows, seed=seed + 1)
@@ -226,8 +231,10 @@ def trials(signature: Signature, profile: "Profile | None", golden: Sequence[dic
         made["categories"] = with_categories(signature, profile, drawn, chance)
         made["of words"] = with_words(words or {}, drawn, chance)
         made["beyond the reference data"] = beyond(signature, drawn, chance)
-        found = at_jumps(signature, _fitting(signature, drawn), score, chance, rows // 2, exact)
+        fitting = _fitting(signature, drawn)
+        found = at_jumps(signature, fitting, score, chance, rows // 2, 0.0 if exact else BESIDE)
         made["at jumps" if exact else "beside jumps"] = found
+        made["between labels"] = at_jumps(signature, fitting, labels, chance, rows // 4, aside) if labels else []
     return [Trial(kind, tuple(_fitting(signature, found))) for kind, found in made.items() if found]
 
 

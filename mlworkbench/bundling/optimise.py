@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Ask', 'MODES', 'QUANTISE', 'answers_of', 'asks', 'apart', 'Check', 'compare_rows', 'seconds_of', 'speeds',
-           'Optimised', 'converted', 'held', 'large_rows', 'limit_of', 'refused_gaps', 'with_refusals', 'is_network',
-           'in_eight_bits', 'optimise', 'opened']
+           'Optimised', 'converted', 'Pair', 'held', 'large_rows', 'limit_of', 'refused_gaps', 'with_refusals',
+           'is_network', 'in_eight_bits', 'optimise', 'opened']
 
 # %% ../../nbs/44_bundling.optimise.ipynb #c003
 import contextlib
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .boundaries import Trial, trials
+from .boundaries import BESIDE, Trial, trials
 from .convert import NETWORKS, Converted, convert_model
 from .quantise import quantised
 from .sources import REFUSE, Unconvertible
@@ -53,9 +53,9 @@ def answers_of(ask: Ask, checked: Checked, rows: Sequence[int] | None = None) ->
     return {row: {key: values[i] for key, values in found.items()} for i, row in enumerate(rows)}
 
 
-def asks(estimator: Any, signature: Signature) -> Ask:
-    """The way the service asks a model about checked rows."""
-    asker = Asker(estimator, signature)
+def asks(estimator: Any, signature: Signature, threshold: Mapping[str, Any] | None = None) -> Ask:
+    """The way the service asks a model about checked rows, by the threshold that is shipped."""
+    asker = Asker(estimator, signature, threshold)
     if asker.direct is not None:
         return lambda checked: asker.columns(checked.columns, checked.rows)
     return lambda checked: asker(signature.data(checked), checked.rows)
@@ -247,6 +247,32 @@ def converted(model: "Model", signature: Signature) -> Converted:
         raise Unconvertible(f"the conversion failed ({type(error).__name__}: {first})") from error
 
 # %% ../../nbs/44_bundling.optimise.ipynb #c018
+@dataclass(frozen=True)
+class Pair:
+    """A model, and the copy that may be served in its place."""
+
+    model: "Model"
+    signature: Signature
+    made: Converted
+    copy: Any
+
+    @property
+    def threshold(self) -> dict[str, Any] | None:
+        """What the service answers by; None: by the model's own labels."""
+        told = self.model.threshold
+        return None if told is None else {"positive": self.model.positive_class, "value": told}
+
+    @property
+    def original(self) -> Ask:
+        """Asks the model, as the service would."""
+        return asks(self.model.estimator, self.signature, self.threshold)
+
+    @property
+    def fast(self) -> Ask:
+        """Asks the copy, as the service would."""
+        return asks(self.copy, self.signature, self.threshold)
+
+# %% ../../nbs/44_bundling.optimise.ipynb #c020
 _LARGEST = 1023  # the power of two that a double still holds
 _MOST_COLUMNS = 200  # of which each is asked by itself
 _MOST_HELD = {"16": 65504.0, "32": 3.4028234663852886e38}  # by what the name of a dtype has in it
@@ -319,7 +345,7 @@ def with_refusals(made: Converted, original: Ask, signature: Signature, row: Map
     limit = limit_of(original, signature, row, [name for name in signature.names if name in sized])
     return replace(made, about={**made.about, "readers": readers, **({} if limit is None else {"limit": limit})})
 
-# %% ../../nbs/44_bundling.optimise.ipynb #c020
+# %% ../../nbs/44_bundling.optimise.ipynb #c022
 QUANTISE = ("off", "int8")
 
 
@@ -331,23 +357,22 @@ def is_network(model: "Model") -> bool:
     return model.family in NETWORKS or type(last).__name__.startswith("MLP")
 
 
-def in_eight_bits(model: "Model", signature: Signature, made: Converted, tried: Sequence[Trial], tolerance: float,
-                  exact: Optimised) -> Optimised:
+def in_eight_bits(pair: Pair, tried: Sequence[Trial], tolerance: float, exact: Optimised) -> Optimised:
     """The copy in eight bits where it is proved, else `exact` with the reason."""
     began = time.perf_counter()
     try:
-        if not is_network(model):
+        if not is_network(pair.model):
             raise Unconvertible("only networks are held in eight bits")
-        small = Converted(quantised(made.content), made.about, made.exact)
-        copy = tensor_model(small.content, small.about)
+        made = replace(pair.made, content=quantised(pair.made.content))
+        small = replace(pair, made=made, copy=tensor_model(made.content, made.about))
     except Unconvertible as error:
         return replace(exact, quantised={"accepted": False, "reason": str(error)})
-    found = _proved(model, signature, small, copy, tried, tolerance, began)
+    found = _proved(small, tried, tolerance, began)
     told = {"accepted": found.accepted, "reason": found.reason, "worst": found.worst, "labels_differ": found.labels_differ,
-            "rows": found.rows, "tolerance": tolerance, "bytes": len(small.content), "bytes_before": len(made.content)}
+            "rows": found.rows, "tolerance": tolerance, "bytes": len(made.content), "bytes_before": len(pair.made.content)}
     return replace(found if found.accepted else exact, quantised=told, seconds=exact.seconds + found.seconds)
 
-# %% ../../nbs/44_bundling.optimise.ipynb #c022
+# %% ../../nbs/44_bundling.optimise.ipynb #c024
 def optimise(
     model: "Model", signature: Signature, profile: "Profile | None", golden: Mapping[str, Any], *, mode: str = "auto",
     quantise: str = "off", tolerance: float = 1e-6, quantised_tolerance: float = 0.01, rows: int = 1500, seed: int = 0,
@@ -389,15 +414,16 @@ def optimise(
             told = problem("optimise", "the model must be one that is converted", str(error), do)
             raise (error if isinstance(error, MissingPart) else InputError(told)) from None
         return Optimised(False, str(error), seconds=time.perf_counter() - began)
-    tried = _trials(made, copy, signature, profile, golden, rows, seed)
-    result = _proved(model, signature, made, copy, tried, tolerance, began)
+    pair = Pair(model, signature, made, copy)
+    tried = _trials(pair, profile, golden, rows, seed)
+    result = _proved(pair, tried, tolerance, began)
     if quantise == "int8":
-        result = in_eight_bits(model, signature, made, tried, quantised_tolerance, result)
+        result = in_eight_bits(pair, tried, quantised_tolerance, result)
     if mode == "required" and not result.accepted:
         raise GateFailed(problem("optimise", "the copy must answer as the model does", result.reason))
     return result
 
-# %% ../../nbs/44_bundling.optimise.ipynb #c023
+# %% ../../nbs/44_bundling.optimise.ipynb #c025
 def opened(made: Converted, signature: Signature, golden: Mapping[str, Any]) -> Any:
     """The copy, as the service opens it, after a first run.
 
@@ -415,24 +441,29 @@ def opened(made: Converted, signature: Signature, golden: Mapping[str, Any]) -> 
         raise Unconvertible(f"onnxruntime cannot run the graph ({first})") from error
     return copy
 
-# %% ../../nbs/44_bundling.optimise.ipynb #c024
-def _trials(
-    made: Converted, copy: Any, signature: Signature, profile: "Profile | None", golden: Mapping[str, Any], rows: int, seed: int,
-) -> list[Trial]:
+# %% ../../nbs/44_bundling.optimise.ipynb #c026
+_COARSE = 1e-4  # how far beside an edge of its labels a network is asked that computes in single precision
+
+
+def _trials(pair: Pair, profile: "Profile | None", golden: Mapping[str, Any], rows: int, seed: int) -> list[Trial]:
     import numpy as np
 
     def score(columns: Mapping[str, list[Any]], count: int) -> Any:
-        found = copy.graph_answers(columns, count)
+        found = pair.copy.graph_answers(columns, count)
         return np.concatenate([values.reshape(count, -1) for values in found], axis=1).astype(float)
 
+    def labels(columns: Mapping[str, list[Any]], count: int) -> Any:
+        return np.array(pair.fast(Checked(dict(columns), count))["predictions"], dtype=object).reshape(count, -1)
+
     report("looking for the rows that would find a difference")
-    words = {reader["column"]: reader["words"]["vocabulary"] for reader in made.about["readers"] if "words" in reader}
-    return trials(signature, profile, golden["rows"], score, rows=rows, seed=seed, exact=made.exact, words=words)
+    words = {reader["column"]: reader["words"]["vocabulary"] for reader in pair.made.about["readers"] if "words" in reader}
+    named = pair.signature.classes is not None or pair.signature.task == "outlier"
+    return trials(pair.signature, profile, golden["rows"], score, rows=rows, seed=seed, exact=pair.made.exact, words=words,
+                  labels=labels if named else None, aside=_COARSE if pair.model.family in NETWORKS else BESIDE)
 
 
-def _proved(model: "Model", signature: Signature, made: Converted, copy: Any, tried: Sequence[Trial], tolerance: float,
-            began: float) -> Optimised:
-    original, fast = asks(model.estimator, signature), asks(copy, signature)
+def _proved(pair: Pair, tried: Sequence[Trial], tolerance: float, began: float) -> Optimised:
+    original, fast, signature, made = pair.original, pair.fast, pair.signature, pair.made
     checks, faults = [], []
     for trial in tried:
         report(f"both models: {len(trial.rows)} rows {trial.kind}")
