@@ -18,7 +18,7 @@ import pytest
 from handmade_bundle import census, fitted_pipeline
 
 from mlworkbench.bundling.build import build_bundle
-from mlworkbench.bundling.verify import CERTIFICATE, MANIFEST, SOURCE, hash_files, seal
+from mlworkbench.bundling.verify import CERTIFICATE, MANIFEST, SOURCE, bundle_sha256, hash_files, seal
 from mlworkbench.core.errors import GateFailed, InputError, NotFound
 from mlworkbench.core.jobs import Job
 from mlworkbench.core.workspace import workspace
@@ -158,6 +158,7 @@ def test_an_update_takes_over_the_port_and_a_roll_back_returns(up, bundles, rows
     second = up(bundles[1], "update", workers=2)
     assert second.details["made"]["port"] == port and second.details["bundle"] != first.details["bundle"]
     assert first.url == second.url and len(alive("update")) == 1
+    assert second.details["back"][-1]["sha256"] == bundle_sha256(Path(bundles[0]))
     new = first.predict(rows.head(50))  # a handle from before the update asks what runs now
     assert new["probability_yes"].tolist() != old["probability_yes"].tolist()
     assert monitor(second).volume.rows == 50  # of the shared log, only the current bundle's
