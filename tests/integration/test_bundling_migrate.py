@@ -71,9 +71,9 @@ def test_an_old_bundle_becomes_one_of_today_that_gives_the_same_predictions(old,
 
 def test_what_a_service_was_told_by_settings_is_kept(old, tmp_path):
     parts = migrate.MIGRATORS[1](old, False)
-    from mlworkbench.bundling.content import service_settings
+    from mlworkbench.bundling.content import shipped_settings
 
-    told = service_settings("tree", {**parts.service, "max_rows": 77, "gone": 1})
+    told = shipped_settings("tree", {**parts.service, "max_rows": 77, "gone": 1})
     assert told["max_rows"] == 77 and "gone" not in told and told["name"] == "tree" and "auth" in told
 
 
