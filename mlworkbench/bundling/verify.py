@@ -223,7 +223,7 @@ def _certificate_faults(bundle: Path, sha256: str, key: Path | None) -> list[str
     fault = signature_fault(bundle / SOURCE / CERTIFICATE, key)
     return [f"{SOURCE}/{SIGNATURE} {fault}"] if fault else []
 
-
+# %% ../../nbs/43_bundling.verify.ipynb #c023
 def _key_in_force(key: str | Path | None) -> Path | None:
     named = setting("bundling.verify_key") if key is None else key
     return Path(named).expanduser() if str(named) else None
