@@ -236,10 +236,11 @@ def test_a_port_in_use_is_refused_before_anything_starts(up, bundles):
 
 def test_two_deploys_of_one_name_at_once_are_refused_and_the_first_one_stands(up, bundles):
     outcomes: list[object] = []
+    name = "twice-of-as-many-letters-as-a-name-may-have".ljust(63, "e")
 
     def attempt() -> None:
         try:
-            outcomes.append(up(bundles[0], "twice"))
+            outcomes.append(up(bundles[0], name))
         except InputError as error:
             outcomes.append(error)
 
@@ -250,7 +251,7 @@ def test_two_deploys_of_one_name_at_once_are_refused_and_the_first_one_stands(up
         thread.join(120)
     refused = [o for o in outcomes if isinstance(o, InputError)]
     assert len(outcomes) == 2 and len(refused) == 1 and "one run at a time" in str(refused[0])
-    assert len(alive("twice")) == 1 and find_deployment("twice").status()["state"] == "running"
+    assert len(alive(name)) == 1 and find_deployment(name).status()["state"] == "running"
 
 
 def test_a_cancelled_deploy_leaves_nothing_and_the_former_one_runs(up, bundles):
