@@ -286,8 +286,8 @@ def _optimisation_told(parts: Parts) -> dict[str, Any]:
     if tried is None or not (tried.accepted or tried.checks):
         return {"accepted": False, "reason": "" if tried is None else tried.reason}
     told = {"tolerance": tried.tolerance, "rows": tried.rows, "labels_differ": tried.labels_differ, "worst": tried.worst}
-    smaller = {"quantised": dict(tried.quantised)} if tried.quantised else {}
-    return {"accepted": tried.accepted, "reason": tried.reason, **told, **smaller}
+    more = {"quantised": dict(tried.quantised), "unanswered": dict(tried.unanswered)}
+    return {"accepted": tried.accepted, "reason": tried.reason, **told, **{key: value for key, value in more.items() if value}}
 
 
 def _write_manifest(folder: Path, parts: Parts, about: Mapping[str, Any], libraries: Mapping[str, str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Ask', 'MODES', 'QUANTISE', 'answers_of', 'asks', 'apart', 'Check', 'compare_rows', 'seconds_of', 'speeds',
            'Optimised', 'converted', 'Pair', 'held', 'large_rows', 'limit_of', 'refused_gaps', 'with_refusals',
-           'is_network', 'in_eight_bits', 'optimise', 'opened']
+           'offered', 'unanswered', 'is_network', 'in_eight_bits', 'optimise', 'opened']
 
 # %% ../../nbs/44_bundling.optimise.ipynb #c003
 import contextlib
@@ -24,6 +24,7 @@ from ..core.errors import GateFailed, InputError, MissingPart, check_known, prob
 from ..core.jobs import report
 from ..core.resources import import_extra
 from ..serving.columns import Column, integer_range
+from ..serving.extras import Extras
 from ..serving.methods import Asker
 from ..serving.order import in_order
 from ..serving.signature import Checked, Signature
@@ -70,7 +71,7 @@ def _leaves(value: Any) -> list[Any]:
 def apart(wanted: Any, found: Any) -> float:
     """How far two answers are apart: the largest difference of their numbers, infinite when they are not of one form."""
     a, b = _leaves(wanted), _leaves(found)
-    if len(a) != len(b):
+    if len(a) != len(b) or isinstance(wanted, list) != isinstance(found, list):
         return float("inf")
     worst = 0.0
     for x, y in zip(a, b, strict=True):
@@ -97,7 +98,8 @@ class Check:
                 "largest difference": self.worst}
 
 
-_WORDS = {"predictions": "prediction", "probabilities": "probability", "decision": "decision score"}
+_WORDS = {"predictions": "prediction", "probabilities": "probability", "decision": "decision score",
+          "transform": "transformed row"}
 
 
 def _row_fault(wanted: Mapping | None, found: Mapping | None, labelled: bool, tolerance: float, check: Check) -> str:
@@ -128,7 +130,7 @@ def compare_rows(trial: Trial, original: Ask, copy: Ask, signature: Signature, t
     wanted, found = answers_of(original, checked), answers_of(copy, checked)
     for row in range(len(trial.rows)):
         mine, told = wanted.get(row), found.get(row)
-        if labelled and mine and told and mine["predictions"] != told["predictions"]:
+        if labelled and mine and told and mine.get("predictions") != told.get("predictions"):
             alone = answers_of(original, checked, [row]).get(row)
             mine = alone if alone and alone["predictions"] == told["predictions"] else mine
         fault = _row_fault(mine, told, labelled, tolerance, check)
@@ -179,6 +181,8 @@ class Optimised:
     quantised
         What came of eight bits: ``accepted``, ``reason``, ``worst``, ``labels_differ``, ``bytes``, ``bytes_before``; empty where
         they were not asked for.
+    unanswered
+        What the original would answer on request and the copy does not (``decision``, ``transform``), and why.
     """
 
     accepted: bool
@@ -190,6 +194,7 @@ class Optimised:
     tolerance: float = 1e-6
     seconds: float = 0.0
     quantised: Mapping[str, Any] = field(default_factory=dict)
+    unanswered: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def worst(self) -> float:
@@ -346,6 +351,38 @@ def with_refusals(made: Converted, original: Ask, signature: Signature, row: Map
     return replace(made, about={**made.about, "readers": readers, **({} if limit is None else {"limit": limit})})
 
 # %% ../../nbs/44_bundling.optimise.ipynb #c022
+def offered(estimator: Any, signature: Signature, rows: Sequence[dict]) -> Extras:
+    """What the service of a model gives on request; two rows that the model answers are enough to try it."""
+    extras = Extras(estimator, (*Asker(estimator, signature).keys, signature.task))
+    if extras.possible and rows:
+        checked = signature.check(list(rows[:2]))
+        data = checked if extras.direct else signature.data(checked)
+        extras.keep_those_that_answer(data, checked.rows, (*_REFUSALS, AttributeError))
+    return extras
+
+
+def _first_fault(pair: Pair, tried: Sequence[Trial], wanted: Extras, name: str, tolerance: float) -> str:
+    """Where the copy gives another answer on request than the original, in words; empty: nowhere."""
+    copy, signature = Extras(pair.copy, ()), pair.signature
+
+    def original(checked: Checked) -> dict[str, list[Any]]:
+        return {name: wanted.ask(name, signature.data(checked))}
+
+    def fast(checked: Checked) -> dict[str, list[Any]]:
+        return {name: copy.ask(name, checked)}
+
+    return next(filter(None, (compare_rows(trial, original, fast, signature, tolerance)[1] for trial in tried)), "")
+
+
+def unanswered(pair: Pair, tried: Sequence[Trial], wanted: Extras, tolerance: float) -> dict[str, str]:
+    """Which of the answers on request the copy does not give as the original does, and why."""
+    found = {}
+    for name in wanted.names:
+        there = name in pair.copy.more
+        found[name] = _first_fault(pair, tried, wanted, name, tolerance) if there else "it is not converted"
+    return {name: reason for name, reason in found.items() if reason}
+
+# %% ../../nbs/44_bundling.optimise.ipynb #c024
 QUANTISE = ("off", "int8")
 
 
@@ -372,7 +409,7 @@ def in_eight_bits(pair: Pair, tried: Sequence[Trial], tolerance: float, exact: O
             "rows": found.rows, "tolerance": tolerance, "bytes": len(made.content), "bytes_before": len(pair.made.content)}
     return replace(found if found.accepted else exact, quantised=told, seconds=exact.seconds + found.seconds)
 
-# %% ../../nbs/44_bundling.optimise.ipynb #c024
+# %% ../../nbs/44_bundling.optimise.ipynb #c026
 def optimise(
     model: "Model", signature: Signature, profile: "Profile | None", golden: Mapping[str, Any], *, mode: str = "auto",
     quantise: str = "off", tolerance: float = 1e-6, quantised_tolerance: float = 0.01, rows: int = 1500, seed: int = 0,
@@ -423,7 +460,7 @@ def optimise(
         raise GateFailed(problem("optimise", "the copy must answer as the model does", result.reason))
     return result
 
-# %% ../../nbs/44_bundling.optimise.ipynb #c025
+# %% ../../nbs/44_bundling.optimise.ipynb #c027
 def opened(made: Converted, signature: Signature, golden: Mapping[str, Any]) -> Any:
     """The copy, as the service opens it, after a first run.
 
@@ -441,7 +478,7 @@ def opened(made: Converted, signature: Signature, golden: Mapping[str, Any]) -> 
         raise Unconvertible(f"onnxruntime cannot run the graph ({first})") from error
     return copy
 
-# %% ../../nbs/44_bundling.optimise.ipynb #c026
+# %% ../../nbs/44_bundling.optimise.ipynb #c028
 _COARSE = 1e-4  # how far beside an edge of its labels a network is asked that computes in single precision
 
 
@@ -474,7 +511,18 @@ def _proved(pair: Pair, tried: Sequence[Trial], tolerance: float, began: float) 
     speed = speeds(original, fast, signature, both) if both else {}
     seconds = time.perf_counter() - began
     reason = faults[0] if faults else "" if both else "no row was answered by both"
-    return Optimised(not reason, reason, made.about, made.content, tuple(checks), speed, tolerance, seconds)
+    result = Optimised(not reason, reason, made.about, made.content, tuple(checks), speed, tolerance, seconds)
+    return result if reason else _with_requested(result, pair, tried, both)
+
+
+def _with_requested(result: Optimised, pair: Pair, tried: Sequence[Trial], rows: Sequence[dict]) -> Optimised:
+    """An accepted copy with what it gives on request: what the original gives, where both say the same."""
+    report("both models: what is asked for besides")
+    wanted = offered(pair.model.estimator, pair.signature, rows)
+    lost = unanswered(pair, tried, wanted, result.tolerance)
+    more = {name: output for name, output in pair.copy.more.items() if name in wanted.names and name not in lost}
+    about = {key: value for key, value in result.about.items() if key != "more"} | ({"more": more} if more else {})
+    return replace(result, about=about, unanswered=lost)
 
 
 def _answered(tried: Sequence[Trial], original: Ask, copy: Ask, signature: Signature) -> list[dict]:

@@ -303,7 +303,7 @@ class Asking:
         if not question.good:
             return {name: [None] * question.rows for name in question.also}
         try:
-            data = self._data(question.checked)
+            data = question.checked if self.extras.direct else self._data(question.checked)
             return {n: at_places(self.extras.ask(n, data), question.good, question.rows) for n in question.also}
         except VALUE_ERRORS as error:
             text = f"the model does not say {', '.join(question.also)} for these rows ({type(error).__name__})"
@@ -398,7 +398,8 @@ class Predictor(Asking):
         if not self.extras.possible:
             return  # no frame is built for nothing: a model that is asked by columns comes without pandas
         checked = self.signature.check(rows)
-        self.extras.keep_those_that_answer(self._data(checked) if rows else None, checked.rows, (*VALUE_ERRORS, AttributeError))
+        data = checked if self.extras.direct else self._data(checked) if rows else None
+        self.extras.keep_those_that_answer(data, checked.rows, (*VALUE_ERRORS, AttributeError))
 
     @property
     def keys(self) -> tuple[str, ...]:
