@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import ServiceError, fault
-from .predictor import VALUE_ERRORS, Predictor, Question
+from .predictor import Predictor
+from .questions import VALUE_ERRORS, Question
 from .shapley import Shares, mixer_of, shapley_values
 from .signature import Checked, Signature
 
