@@ -107,7 +107,7 @@ def fewest_evaluations(signature: Signature, most: int) -> int:
     """How many evaluations a caller must ask for at least: two a column tell any row; of an open form few columns are held."""
     return min(most, 2 if signature.input in OPEN else 2 * len(signature.columns))
 
-
+# %% ../../nbs/12_serving.explain.ipynb #c012
 class Explainer:
     """Explains single predictions of a bundle.
 
@@ -204,7 +204,7 @@ class Explainer:
         text = f"must differ from the background in at most {evaluations // 2} columns, for {evaluations} evaluations"
         return [fault(text, row=i, got=width) for i, width in enumerate(widths) if 2 * width > evaluations]
 
-# %% ../../nbs/12_serving.explain.ipynb #c012
+# %% ../../nbs/12_serving.explain.ipynb #c013
 _EXTREMES = 3  # the first golden rows hold every column's lowest value, highest, and what is missing
 
 
