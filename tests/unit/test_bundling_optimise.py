@@ -465,3 +465,10 @@ def test_rows_between_two_labels_lie_on_both_sides_of_the_threshold():
     rows = next(trial.rows for trial in room._trials(pair, profile, golden, 200, 0) if trial.kind == "between labels")
     scores = network.predict_proba(pd.DataFrame(rows))[:, 1]
     assert abs(scores - threshold).max() < 1e-7 and 0.4 < (scores >= threshold).mean() < 0.6
+
+
+def test_of_many_columns_of_which_none_changes_a_label_alone_the_edges_are_found_on_the_way_between_rows():
+    X = pd.DataFrame(drawn().normal(size=(N, 60)), columns=[f"c{i}" for i in range(60)])
+    model = LogisticRegression().fit(X, X.sum(axis=1) > 0)
+    found = optimise(*parts(model, X), mode="required", rows=200)
+    assert next(check for check in found.checks if check.kind == "between labels").rows > 30
