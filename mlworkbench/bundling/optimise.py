@@ -263,8 +263,9 @@ def optimise(
     try:
         report("converting the model to a graph")
         made = converted(model, signature)
-        made = with_refusals(made, asks(model.estimator, signature), signature, golden["rows"][0])
         copy = opened(made, signature, golden)
+        made = with_refusals(made, asks(model.estimator, signature), signature, golden["rows"][0], asks(copy, signature))
+        copy = type(copy)(copy.session, made.about, made.content)
     except (Unconvertible, MissingPart) as error:
         if mode == "required":
             do = "Pass mode='auto' to keep it as it is"

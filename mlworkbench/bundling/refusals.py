@@ -7,12 +7,13 @@ __all__ = ['held', 'large_rows', 'limit_of', 'refused_gaps', 'with_refusals']
 
 # %% ../../nbs/44_bundling.refusals.ipynb #c003
 import contextlib
+import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .alike import REFUSALS, Ask, answers_of
+from .alike import REFUSALS, Ask, answers_of, apart
 from .convert import Converted
 from .sources import REFUSE
 from ..serving.columns import Column, integer_range
@@ -46,25 +47,53 @@ def large_rows(signature: Signature, row: Mapping[str, Any], names: Sequence[str
     return checked
 
 
-def limit_of(original: Ask, signature: Signature, row: Mapping[str, Any], names: Sequence[str]) -> float | None:
-    """The largest power of two up to which a model takes the numbers of these columns; None where it takes them all."""
-    usual = list(answers_of(original, large_rows(signature, row, names, 0))) if names else []  # others are refused at any size
-
-    def takes(power: int) -> bool:
-        checked = large_rows(signature, row, names, power)
-        with warnings.catch_warnings(), contextlib.suppress(*REFUSALS):
-            warnings.simplefilter("ignore")
-            original(checked.keep(usual))
-            return True
-        return False
-
-    if not usual or takes(_LARGEST):
-        return None
-    low, high = 0, _LARGEST
+def _edge(holds: Callable[[int], bool], low: int, high: int) -> int:
+    """The last power at which something holds that holds at the low one, and not at the high one."""
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if takes(middle) else (low, middle)
-    return 2.0**low
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+def _answers(ask: Ask, checked: Checked) -> dict[str, list[Any]] | None:
+    """What a model answers to rows together; None where it refuses one."""
+    with warnings.catch_warnings(), contextlib.suppress(*REFUSALS):
+        warnings.simplefilter("ignore")
+        return ask(checked)
+    return None
+
+
+def limit_of(original: Ask, signature: Signature, row: Mapping[str, Any], names: Sequence[str], copy: Ask | None = None,
+             tolerance: float = 1e-6) -> float | None:
+    """The largest power of two up to which a model takes the numbers of these columns; None where it takes them all.
+
+    Parameters
+    ----------
+    copy
+        If there is one, the power up to which it also says the same, counted from beyond the reference data on.
+    """
+    usual = list(answers_of(original, large_rows(signature, row, names, 0))) if names else []  # others are refused at any size
+
+    def asked(power: int, ask: Ask = original) -> dict[str, list[Any]] | None:
+        return _answers(ask, large_rows(signature, row, names, power).keep(usual))
+
+    def alike(power: int) -> bool:
+        wanted, found = asked(power), asked(power, copy)
+        return None not in (wanted, found) and all(apart(wanted[key], found.get(key)) <= tolerance for key in wanted)
+
+    if not usual:
+        return None
+    top = _LARGEST if asked(_LARGEST) is not None else _edge(lambda power: asked(power) is not None, 0, _LARGEST)
+    start = _beyond_reference(signature, names)
+    if copy is not None and start < top and alike(start) and not alike(top):
+        top = _edge(alike, start, top)
+    return None if top == _LARGEST else 2.0**top
+
+
+def _beyond_reference(signature: Signature, names: Sequence[str]) -> int:
+    """The power of two beyond all numbers that a proof asks about."""
+    ends = [(float(c.minimum), float(c.maximum)) for c in signature.columns if c.name in names and c.minimum is not None]
+    return max((math.frexp(max(abs(low), abs(high)) + 21 * (high - low))[1] for low, high in ends), default=0)
 
 
 def refused_gaps(original: Ask, signature: Signature, row: Mapping[str, Any], names: Sequence[str]) -> set[str]:
@@ -79,8 +108,9 @@ def refused_gaps(original: Ask, signature: Signature, row: Mapping[str, Any], na
     return {name for place, name in enumerate(names) if place not in answered}
 
 
-def with_refusals(made: Converted, original: Ask, signature: Signature, row: Mapping[str, Any]) -> Converted:
-    """The copy with what the original does not take."""
+def with_refusals(made: Converted, original: Ask, signature: Signature, row: Mapping[str, Any],
+                  copy: Ask | None = None) -> Converted:
+    """The copy with what the original does not take, and where it would say something else."""
     readers = [dict(reader) for reader in made.about["readers"]]
     numbers = [reader for reader in readers if "values" not in reader and "words" not in reader]
     gaps = refused_gaps(original, signature, row, [reader["column"] for reader in numbers])
@@ -88,5 +118,5 @@ def with_refusals(made: Converted, original: Ask, signature: Signature, row: Map
         reader["missing"] = REFUSE if reader["column"] in gaps else reader["missing"]
     strict = {reader["column"] for reader in readers if reader.get("unknown") == REFUSE}  # known values only: no size matters
     sized = {reader["column"] for reader in numbers} - strict
-    limit = limit_of(original, signature, row, [name for name in signature.names if name in sized])
+    limit = limit_of(original, signature, row, [name for name in signature.names if name in sized], copy)
     return replace(made, about={**made.about, "readers": readers, **({} if limit is None else {"limit": limit})})

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.cluster import KMeans
 from sklearn.compose import make_column_transformer
 from sklearn.decomposition import PCA
 from sklearn.ensemble import (
@@ -472,3 +473,15 @@ def test_of_many_columns_of_which_none_changes_a_label_alone_the_edges_are_found
     model = LogisticRegression().fit(X, X.sum(axis=1) > 0)
     found = optimise(*parts(model, X), mode="required", rows=200)
     assert next(check for check in found.checks if check.kind == "between labels").rows > 30
+
+
+def test_numbers_so_large_that_the_copy_would_say_something_else_are_refused_by_it():
+    X = numbers()[["a", "d"]]
+    groups = KMeans(5, random_state=0).fit(X)
+    wrapped, signature, profile, golden = parts(groups, X)
+    found = optimise(wrapped, signature, profile, golden, mode="required", rows=60)
+    copy, sizes = tensor_model(found.content, found.about), [10.0**power for power in range(1, 300)]
+    checked = signature.check([{"a": size, "d": -0.5} for size in sizes])
+    wanted, said = answers_of(asks(groups, signature), checked), answers_of(asks(copy, signature), checked)
+    assert 10 < len(said) < len(wanted) == len(sizes)
+    assert {row: said[row] for row in said} == {row: wanted[row] for row in said}
