@@ -46,7 +46,7 @@ def large_rows(signature: Signature, row: Mapping[str, Any], names: Sequence[str
             values[place] = held(column, sign * 2.0**power)
     return checked
 
-
+# %% ../../nbs/44_bundling.refusals.ipynb #c008
 def _edge(holds: Callable[[int], bool], low: int, high: int) -> int:
     """The last power at which something holds that holds at the low one, and not at the high one."""
     while high - low > 1:
@@ -95,7 +95,7 @@ def _beyond_reference(signature: Signature, names: Sequence[str]) -> int:
     ends = [(float(c.minimum), float(c.maximum)) for c in signature.columns if c.name in names and c.minimum is not None]
     return max((math.frexp(max(abs(low), abs(high)) + 21 * (high - low))[1] for low, high in ends), default=0)
 
-
+# %% ../../nbs/44_bundling.refusals.ipynb #c010
 def refused_gaps(original: Ask, signature: Signature, row: Mapping[str, Any], names: Sequence[str]) -> set[str]:
     """Those of the columns of which the model takes no missing value, whatever the signature says."""
     names = names[:_MOST_COLUMNS]
