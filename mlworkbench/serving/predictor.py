@@ -93,7 +93,9 @@ class Answering:
     def _asked(self, checked: Checked) -> Asked:
         if self._ask.direct:
             return self._ask.columns(checked.columns, checked.rows)
-        return self._ask(self._data(checked), checked.rows)
+        data = self._data(checked)
+        with in_order():  # else a sum of votes would have other last bits from call to call, and a tie another label
+            return self._ask(data, checked.rows)
 
     def _still_answers(self) -> bool:
         """Whether the model answers a row that it has answered before."""
@@ -160,7 +162,8 @@ class Asking(Answering):
             return {name: [None] * question.rows for name in question.also}
         try:
             data = question.checked if self.extras.direct else self._data(question.checked)
-            return {n: at_places(self.extras.ask(n, data), question.good, question.rows) for n in question.also}
+            with in_order():
+                return {n: at_places(self.extras.ask(n, data), question.good, question.rows) for n in question.also}
         except VALUE_ERRORS as error:
             text = f"the model does not say {', '.join(question.also)} for these rows ({type(error).__name__})"
             raise ServiceError(400, text) from None
@@ -237,7 +240,6 @@ class Predictor(Asking):
         loaded._try_extras((golden or {}).get("rows", [])[:2])
         return loaded
 
-    @in_order()
     def _try_arrays(self) -> None:
         """Give the model arrays from now on, if the golden rows then come out the same to the last bit."""
         framed = self.predict(self.golden["rows"])
