@@ -96,7 +96,9 @@ def test_a_flipped_byte_in_any_file_is_seen_by_the_service_itself(built, tmp_pat
             served.kill()
     for name, found in told.items():
         assert found != "answers" or name.startswith(UNSEEN), name
-        assert found in ("ended", "answers") or Path(name).name in found or "manifest" in found, (name, found)
+        # a changed hash is told of the file whose hash it is
+        judges = "manifest" in found or "certificate's" in found and name.endswith("certificate.json")
+        assert found in ("ended", "answers") or Path(name).name in found or judges, (name, found)
     measured(files=len(told), refused=sum(found not in ("ended", "answers") for found in told.values()),
              ended=list(told.values()).count("ended"), only_seen_from_outside=[n for n, f in told.items() if f == "answers"])
 
