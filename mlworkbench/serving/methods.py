@@ -189,11 +189,11 @@ class Asker:
 
     def __call__(self, data: Any, rows: int) -> dict[str, list[Any]]:
         """``predictions`` and, where the model has them, ``probabilities`` or ``decision``: one a row in each."""
-        return self._written(self.given(data), rows)
+        return self.written(self.given(data), rows)
 
     def columns(self, columns: dict[str, list[Any]], rows: int) -> dict[str, list[Any]]:
         """The same from cleaned columns, of a model that takes these as they are: no frame is built."""
-        return self._written(self.direct(columns, rows), rows)
+        return self.written(self.direct(columns, rows), rows)
 
     def given(self, data: Any, scored: bool = True) -> dict[str, Any]:
         """The same as the model gives it, before it is written as JSON; without ``predictions`` where a threshold cuts them.
@@ -217,16 +217,21 @@ class Asker:
         found["predictions"] = self._classes.take(found["probabilities"].argmax(axis=1)) if likeliest else self._predict(data)
         return found
 
-    def _written(self, found: Mapping[str, Any], rows: int) -> dict[str, list[Any]]:
-        answers: dict[str, list[Any]] = {}
-        scores = None
-        if (chances := found.get("probabilities")) is not None:
-            answers["probabilities"] = stacked(scores := chances, self._labels)
-        elif (decided := found.get("decision")) is not None:
-            answers["decision"] = plain_list(dense(scores := decided))
-        if self.threshold is not None and scores is not None:
+    def written(self, found: Mapping[str, Any], rows: int) -> dict[str, list[Any]]:
+        """What the model gave as JSON has it."""
+        answers = self.scores(found)
+        scores = found.get("probabilities", found.get("decision")) if self.threshold is not None else None
+        if scores is not None:
             return {"predictions": _cut(scores, self.signature.classes, self.threshold), **answers}
         return {"predictions": self._write(found["predictions"], rows), **answers}
+
+    def scores(self, found: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """``probabilities`` or ``decision`` of what the model gave, as JSON has them; empty where it has none."""
+        if (chances := found.get("probabilities")) is not None:
+            return {"probabilities": stacked(chances, self._labels)}
+        if (decided := found.get("decision")) is not None:
+            return {"decision": plain_list(dense(decided))}
+        return {}
 
 # %% ../../nbs/11_serving.methods.ipynb #c021
 def reaches(scores: Any, classes: tuple[Any, ...], threshold: Mapping[str, Any]) -> Any:
