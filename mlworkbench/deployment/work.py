@@ -6,7 +6,8 @@
 __all__ = ['FORMATS', 'Plan', 'Worker']
 
 # %% ../../nbs/67_deployment.work.ipynb #c003
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -169,8 +170,13 @@ class Worker:
         fields = {"file": pa.string(), "row": pa.int64(), **types, **self.fields, "flags": pa.list_(pa.string())}
         return pa.schema(list(fields.items()))
 
-    def do(self, part: Part, tell: Callable[[int], None] = lambda rows: None) -> dict[str, Any]:
-        """Score a part; returns its record. `tell` hears the rows of each batch that is done.
+    def do(self, part: Part) -> dict[str, Any]:
+        """Score a part; returns its record."""
+        *_, record = self.steps(part)
+        return record
+
+    def steps(self, part: Part) -> Iterator[int | dict[str, Any]]:
+        """Score a part: the rows of each batch when it is done, and at last, when all is in its place, the part's record.
 
         Raises
         ------
@@ -181,8 +187,7 @@ class Worker:
         schema = self.schema(table)
         with placing(plan.output, plan.job, part) as (folder, record):
             record |= {"file": table.name, "first": part.first, "rows": 0, "predicted": 0, "refused": 0, "flagged": 0}
-            file = _open_file(plan.format, folder / f"predictions.{plan.format}", schema)
-            try:
+            with contextlib.closing(_open_file(plan.format, folder / f"predictions.{plan.format}", schema)) as file:
                 for batch in read_batches(table, part, self.wanted):
                     scored = self._score(batch, table)
                     self._write(file, folder, batch, scored, schema, table.name)
@@ -190,13 +195,11 @@ class Worker:
                     counts = (batch.rows, len(scored.good), refused, len(scored.flags))
                     for key, count in zip(("rows", "predicted", "refused", "flagged"), counts, strict=True):
                         record[key] += count
-                    tell(batch.rows)
-            finally:
-                file.close()
+                    yield batch.rows
             if record["rows"] != part.rows:
                 must = f"rows {part.first} to {part.first + part.rows} must still be there"
                 raise InputError(problem(f"input {table.name}", must, f"{record['rows']} rows", "Do not change it meanwhile"))
-        return record
+        yield record
 
     def _write(self, file: Any, folder: Path, batch: Batch, scored: Scored, schema: pa.Schema, name: str) -> None:
         import orjson
