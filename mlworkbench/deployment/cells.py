@@ -161,7 +161,8 @@ def _text_booleans(cells: pa.Array, column: Column) -> Seen:
 
 
 _LOOKS = {"number": _numbers, "integer": _integers, "string": _strings, "boolean": _booleans, "datetime": _moments}
-_TEXT_LOOKS = {"number": _text_numbers, "integer": _text_integers, "string": _strings, "boolean": _text_booleans}
+_TEXT_LOOKS = {"number": _text_numbers, "integer": _text_integers, "string": _strings, "boolean": _text_booleans,
+               "datetime": lambda cells, column: _all_care(cells, arrow_type(column))}
 
 # %% ../../nbs/65_deployment.cells.ipynb #c014
 def _outside(values: pa.Array, check: ColumnCheck) -> np.ndarray | None:
@@ -252,8 +253,6 @@ class AllFaults(list):
 
 def _look(check: ColumnCheck, cells: pa.Array, text: bool) -> Seen:
     column = check.column
-    if text and column.type == "datetime":
-        return _all_care(cells, arrow_type(column))
     seen = (_TEXT_LOOKS if text else _LOOKS)[column.type](cells, column)
     care = seen.care
     if "32" in column.dtype and column.type == "number":
@@ -274,7 +273,7 @@ def _read_column(check: ColumnCheck, cells: pa.Array, text: bool, into: Looked) 
     seen = None if listed else _look(check, cells, text)
     places = np.arange(len(cells)) if listed else np.flatnonzero(seen.care)
     if not len(places):
-        return seen.values
+        return [] if listed else seen.values
     told = cells.take(pa.array(places)).to_pylist() if len(places) < len(cells) else cells.to_pylist()
     read = cell_reader(column) if text else json_value
     told = [None if value is None else read(value) for value in told]
