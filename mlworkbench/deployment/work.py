@@ -233,7 +233,11 @@ def _flag_column(scored: Scored) -> pa.Array:
     rows = len(scored.good)
     if not scored.flags:
         return pa.ListArray.from_arrays(pa.array(np.zeros(rows + 1, np.int32)), pa.array([], pa.string()))
-    return pa.array([scored.flags.get(row, []) for row in scored.good.tolist()], pa.list_(pa.string()))
+    flagged = sorted(scored.flags)
+    counts = np.zeros(rows + 1, np.int32)
+    counts[np.searchsorted(scored.good, flagged) + 1] = [len(scored.flags[row]) for row in flagged]
+    names = pa.array([name for row in flagged for name in scored.flags[row]], pa.string())
+    return pa.ListArray.from_arrays(pa.array(counts.cumsum(dtype=np.int32)), names)
 
 
 def _cast(column: Any, kind: pa.DataType) -> Any:
