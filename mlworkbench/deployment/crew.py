@@ -183,7 +183,7 @@ def do_on_cluster(plan: Plan, parts: Sequence[Part], address: str) -> Iterator[T
         do = "Type: pip install 'mlworkbench[dask]'"
         raise MissingPart(problem("score", "the engine dask needs the package distributed", "none", do)) from None
     try:
-        client = Client(address, timeout="10s", set_as_default=False)
+        client = Client(address, timeout="5s", set_as_default=False)
     except OSError as error:
         got = f"nobody at {address!r} ({type(error).__name__})"
         raise MissingPart(problem("score", "a Dask scheduler must answer", got, "Start one, and give its address")) from None
@@ -191,7 +191,7 @@ def do_on_cluster(plan: Plan, parts: Sequence[Part], address: str) -> Iterator[T
         told = client.scatter(plan.to_dict(), broadcast=True, hash=False)
         futures = [client.submit(do_there, told, asdict(part), pure=False, retries=2) for part in parts]
         try:
-            for future in as_completed(futures):
+            for future in as_completed(futures, loop=client.loop):
                 check_cancelled()
                 record = future.result()
                 if "error" in record:

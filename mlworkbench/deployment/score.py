@@ -75,16 +75,30 @@ class Scoring(Result):
         """All predictions, in the order of the input; they must fit into memory."""
         import pandas as pd
 
-        read = {"parquet": pd.read_parquet, "csv": pd.read_csv, "jsonl": lambda p: pd.read_json(p, lines=True)}[self.format]
-        return pd.concat([read(path) for path in self._files(f"predictions.{self.format}")], ignore_index=True)
+        paths = self._files(f"predictions.{self.format}")
+        if self.format == "jsonl":
+            return pd.DataFrame(_read_lines(paths))
+        read = pd.read_parquet if self.format == "parquet" else _read_csv
+        return pd.concat(map(read, paths), ignore_index=True)
 
     def quarantine(self) -> "pd.DataFrame":
         """What is wrong with the rows that were refused: `file`, `row`, `column`, `problem`, `got`; a line a fault."""
-        import orjson
         import pandas as pd
 
-        lines = [line for path in self._files(QUARANTINE) for line in path.read_bytes().splitlines()]
-        return pd.DataFrame(map(orjson.loads, lines), columns=["file", "row", "column", "problem", "got"])
+        told = pd.DataFrame(_read_lines(self._files(QUARANTINE)), columns=["file", "row", "column", "problem", "got"], dtype=object)
+        return told.astype({"row": "int64"})
+
+
+def _read_lines(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    import orjson
+
+    return [orjson.loads(line) for path in paths for line in path.read_bytes().splitlines()]
+
+
+def _read_csv(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.read_csv(path, float_precision="round_trip")
 
 # %% ../../nbs/69_deployment.score.ipynb #c008
 PART_ROWS = 2**19

@@ -52,6 +52,10 @@ def _share_columns(shares: Any, names: Sequence[Any] | None) -> dict[str, pa.Arr
     return {f"probability_{name}": _column(shares[:, place]) for place, name in enumerate(named)}
 
 
+def _as_lists(values: Mapping[str, Any]) -> dict[str, list[Any]]:
+    return {name: each if isinstance(each, list) else each.to_pylist() for name, each in values.items()}
+
+
 def _lined(shares: Sequence[Any]) -> Any:
     """Lists of numbers, one a row, as an array; what is no such thing as it is."""
     flat = all(isinstance(row, list) and all(isinstance(v, float) for v in row) for row in shares)
@@ -88,13 +92,14 @@ class Answering(Predictor):
     def told(self, values: Mapping[str, Any], rows: int) -> dict[str, pa.Array]:
         """Answers for cleaned columns, of Arrow or lists."""
         columns, listed = self.signature.columns, any(isinstance(v, list) for v in values.values())
+        whole = self._ask.direct or self._form in ("frame", "array")
+        lists = _as_lists(values) if listed or not whole else {}
         if self._ask.direct:
-            found = self._ask.direct(dict(values) if listed else plain_columns(columns, values), rows)
-        elif self._form in ("frame", "array") and not listed:
-            found = self._ask.given(model_rows(self._form, columns, values, rows), self.scored)
-        else:
-            lists = {name: v if isinstance(v, list) else v.to_pylist() for name, v in values.items()}
+            found = self._ask.direct(lists or plain_columns(columns, values), rows)
+        elif lists:
             found = self._ask.given(self._data(Checked(lists, rows)), self.scored)
+        else:
+            found = self._ask.given(model_rows(self._form, columns, values, rows), self.scored)
         return self._as_columns(found, rows)
 
     def _as_columns(self, found: Mapping[str, Any], rows: int) -> dict[str, pa.Array]:
@@ -135,8 +140,7 @@ class Answering(Predictor):
 
     def told_one_by_one(self, values: Mapping[str, Any], rows: int) -> tuple[dict[str, pa.Array], list[int], list[dict[str, Any]]]:
         """Answers of the rows that the model takes, their places, and the faults of the others, as the service finds them."""
-        lists = {name: v if isinstance(v, list) else v.to_pylist() for name, v in values.items()}
-        (answer,) = self.answer([Question(Checked(lists, rows), rows, list(range(rows)), [], "skip")])
+        (answer,) = self.answer([Question(Checked(_as_lists(values), rows), rows, list(range(rows)), [], "skip")])
         if isinstance(answer, ServiceError):
             raise answer
         good = answer.good
