@@ -23,7 +23,6 @@ import mlworkbench as mlw
 from mlworkbench.core.errors import GateFailed, InputError, MissingPart, NotFound
 from mlworkbench.core.jobs import Job
 from mlworkbench.deployment import journal
-from mlworkbench.deployment.tables import find_files, scan_lines
 from mlworkbench.serving.application import Application
 
 MLWORKBENCH = str(Path(sys.executable).with_name("mlworkbench"))
@@ -399,25 +398,6 @@ def test_a_cluster_of_two_gives_the_same_files(bundle, long_input, undisturbed, 
         found = mlw.score(bundle, long_input, tmp_path / "out", **options)
         assert len(cluster.scheduler.workers) == 2
     assert found.parts == 100 and tree(tmp_path / "out") == undisturbed
-
-
-def test_lines_are_found_across_the_edges_of_chunks(tmp_path, monkeypatch):
-    text = '\ufeffa,b\r\n"1\n,""2",3\r\n\r\n4,"5\r\n"\n6,7\r\n\n"",\n8,9'.encode()
-    path = tmp_path / "rows.csv"
-    path.write_bytes(text)
-    expected = scan_lines(path, 1, quoted=True, skip=1)
-    assert expected.rows == 5
-    for chunk in range(1, len(text) + 1):
-        monkeypatch.setattr("mlworkbench.deployment.tables.CHUNK", chunk)
-        assert scan_lines(path, 1, quoted=True, skip=1) == expected
-        assert scan_lines(path, 2, quoted=True, skip=1).starts == expected.starts[::2]
-
-
-def test_hidden_files_are_passed_over(tmp_path):
-    for name in ("a.csv", ".b.csv", "_c/d.csv", "e/f.PARQUET", "g.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("")
-    assert [name for name, _ in find_files(tmp_path)] == ["a.csv", "e/f.PARQUET"]
 
 
 def test_readers_of_folders_read_the_output(bundle, inputs, tmp_path):
