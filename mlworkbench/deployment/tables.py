@@ -11,7 +11,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +131,8 @@ class Table:
         Of lines, the bytes at which every `every`-th row begins, and the end; of Parquet, the rows of each group.
     every
         Rows between two cuts of lines.
+    stamp
+        Its size in bytes and the time of its last change, in nanoseconds.
     """
 
     name: str
@@ -141,6 +143,7 @@ class Table:
     columns: tuple[str, ...] | None
     cuts: tuple[int, ...]
     every: int = 0
+    stamp: tuple[int, int] = (0, 0)
 
 
 def _csv_header(path: Path) -> tuple[str, ...]:
@@ -185,11 +188,17 @@ def open_table(name: str, path: Path, every: int = BATCH) -> Table:
     """
     kind = KINDS[path.suffix.lower()]
     try:
-        return _parquet_table(name, path) if kind == "parquet" else _line_table(name, path, kind, every)
+        stamp = _stamp(path)
+        return replace(_parquet_table(name, path) if kind == "parquet" else _line_table(name, path, kind, every), stamp=stamp)
     except InputError:
         raise
     except (ValueError, OSError, csv.Error) as error:  # Arrow's own errors derive from these
         raise unreadable(name, kind, error) from error
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def unreadable(name: str, kind: str, error: BaseException) -> InputError:
@@ -304,11 +313,11 @@ def read_batches(table: Table, part: Part, columns: Sequence[str]) -> Iterator[B
     read = {"parquet": _parquet_batches, "csv": _csv_batches, "jsonl": _json_batches}[table.kind]
     try:
         yield from read(table, part, columns)
+        if _stamp(table.path) != table.stamp:
+            raise InputError(problem(f"input {table.name}", "it must stay as it was until all is done", "a change", "Begin anew"))
     except InputError:
         raise
     except (ValueError, OSError) as error:
-        if getattr(error, "filename", None) not in (None, str(table.path), table.path):
-            raise  # not of the input: the output's disk may be full
         raise unreadable(table.name, table.kind, error) from error
 
 # %% ../../nbs/65_deployment.tables.ipynb #c018

@@ -69,7 +69,8 @@ class Plan:
 
 def _table(told: Mapping[str, Any]) -> Table:
     columns = None if told["columns"] is None else tuple(told["columns"])
-    return Table(**{**told, "path": Path(told["path"]), "columns": columns, "cuts": tuple(told["cuts"])})
+    return Table(**{**told, "path": Path(told["path"]), "columns": columns, "cuts": tuple(told["cuts"]),
+                    "stamp": tuple(told["stamp"])})
 
 # %% ../../nbs/67_deployment.work.ipynb #c008
 def _flat(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
