@@ -128,8 +128,8 @@ def main() -> None:
     versions = json.dumps({name: __import__(name).__version__ for name in ("sklearn", "pyarrow", "pandas")})
     text = "\n".join([
         "# Batch scoring", "",
-        f"{datetime.date.today()}, Python {sys.version.split()[0]}, {os.cpu_count()} cores, {versions}, {COLUMNS} columns of doubles. "
-        f"The best of {ROUNDS} runs in turns, each in a process of its own; what it imports before is not counted, what "
+        f"{datetime.date.today()}, Python {sys.version.split()[0]}, {os.cpu_count()} cores, {versions}, {COLUMNS} columns of "
+        f"doubles. The best of {ROUNDS} runs in turns, each in a process of its own; what it imports before is not counted, what "
         "`score` opens, verifies and starts is. *Plain*: `model.predict` over the same Parquet file in batches of the same size, "
         "nothing checked, nothing written. *Score*: `mlworkbench.score` of the bundle with the default number of processes, "
         "predictions alone, and with probabilities. Memory: the most that all processes together held, in MB, with what they "

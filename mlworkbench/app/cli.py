@@ -233,7 +233,7 @@ def _progress() -> Any:
 @click.option("--format", "form", type=click.Choice(["parquet", "csv", "jsonl"]), default="parquet", show_default=True)
 @click.option("--scores/--no-scores", default=True, help="Write probabilities, or decision scores, beside the predictions.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes of this machine; default: the cores, where that pays.")
-@click.option("--part-rows", type=click.IntRange(min=1), default=2**19, show_default=True, help="About how many rows are one part.")
+@click.option("--part-rows", type=click.IntRange(min=1), default=2**19, show_default=True, help="Rows that are one part.")
 @click.option("--engine", type=click.Choice(["local", "dask"]), default="local", show_default=True)
 @click.option("--cluster", metavar="ADDRESS", help="A Dask scheduler's, such as tcp://HOST:8786.")
 @click.option("--trust", is_flag=True, help="Allow a model file that can run code while it opens.")

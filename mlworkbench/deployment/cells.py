@@ -7,7 +7,7 @@ __all__ = ['TYPES', 'Seen', 'arrow_type', 'json_value', 'Looked', 'AllFaults', '
            'plain_columns', 'kept']
 
 # %% ../../nbs/65_deployment.cells.ipynb #c003
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 

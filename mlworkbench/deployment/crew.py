@@ -19,7 +19,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..core import errors
-from ..core.errors import InputError, MissingPart, WorkbenchError, problem
+from ..core.errors import MissingPart, WorkbenchError, problem
 from ..core.jobs import check_cancelled
 from .scorer import BatchPredictor
 from .tables import Part

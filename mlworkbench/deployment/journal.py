@@ -148,7 +148,8 @@ class Output:
             names = {p.name for p in self.folder.iterdir()} if self.folder.exists() else set()
             old = json.loads((self.folder / JOB).read_bytes()) if JOB in names else None
         except (ValueError, OSError) as error:
-            raise InputError(problem(where, f"its {JOB} must be readable", type(error).__name__, "Name another folder")) from error
+            told = problem(where, f"its {JOB} must be readable", type(error).__name__, "Name another folder")
+            raise InputError(told) from error
         if old is None and names - {WORK}:
             got = ", ".join(sorted(names)[:3])
             raise InputError(problem(where, "it must be empty, or hold parts of this job", got, "Name another folder"))

@@ -85,7 +85,8 @@ class Scoring(Result):
         """What is wrong with the rows that were refused: `file`, `row`, `column`, `problem`, `got`; a line a fault."""
         import pandas as pd
 
-        told = pd.DataFrame(_read_lines(self._files(QUARANTINE)), columns=["file", "row", "column", "problem", "got"], dtype=object)
+        columns = ["file", "row", "column", "problem", "got"]
+        told = pd.DataFrame(_read_lines(self._files(QUARANTINE)), columns=columns, dtype=object)
         return told.astype({"row": "int64"})
 
 

@@ -22,7 +22,6 @@ from ..model.loading import Model, load_model
 from ..model.signature import infer_signature
 from ..model.sources import known_model
 from ..serving.application import check_parity
-from ..serving.columns import ColumnCheck
 from ..serving.errors import ServiceError, fault
 from ..serving.integrity import MANIFEST, library_faults, service_settings
 from ..serving.methods import dense, reaches
@@ -105,8 +104,9 @@ class Answering(Predictor):
     def _as_columns(self, found: Mapping[str, Any], rows: int) -> dict[str, pa.Array]:
         scores = next((found[key] for key in ("probabilities", "decision") if found.get(key) is not None), None)
         if self.threshold is not None and scores is not None:
-            classes = pa.array([c for c in self.signature.classes if c != self.threshold["positive"]] + [self.threshold["positive"]])
-            told = {"prediction": classes.take(pa.array(reaches(scores, self.signature.classes, self.threshold).astype(int)))}
+            other = next(c for c in self.signature.classes if c != self.threshold["positive"])
+            held = reaches(scores, self.signature.classes, self.threshold)
+            told = {"prediction": pa.array([other, self.threshold["positive"]]).take(pa.array(held.astype(int)))}
         else:
             told = {"prediction": self._prediction(found["predictions"], rows)}
         return told | self._scores(found, rows) if self.scored else told
@@ -138,7 +138,9 @@ class Answering(Predictor):
             return {"decision": _column(array) if array.ndim == 1 else pa.array(self._ask.scores(found)["decision"])}
         return {}
 
-    def told_one_by_one(self, values: Mapping[str, Any], rows: int) -> tuple[dict[str, pa.Array], list[int], list[dict[str, Any]]]:
+    def told_one_by_one(
+        self, values: Mapping[str, Any], rows: int
+    ) -> tuple[dict[str, pa.Array], list[int], list[dict[str, Any]]]:
         """Answers of the rows that the model takes, their places, and the faults of the others, as the service finds them."""
         (answer,) = self.answer([Question(Checked(_as_lists(values), rows), rows, list(range(rows)), [], "skip")])
         if isinstance(answer, ServiceError):
@@ -336,7 +338,8 @@ def open_predictor(origin: Origin, model: Model | None = None, *, prove: bool = 
         try:
             predictor = BatchPredictor.load(Path(origin.place) / SOURCE)
         except ServiceError as error:
-            raise MissingPart(problem(f"bundle {origin.tag}", "its model must be open to this environment", str(error))) from error
+            must = "this environment must be able to open its model"
+            raise MissingPart(problem(f"bundle {origin.tag}", must, str(error))) from error
         try:
             if prove:
                 check_parity(predictor)
@@ -406,7 +409,8 @@ def check_columns(signature: Signature, table: Table, ids: Sequence[str], ignore
     extra = [name for name in table.columns if name not in {*signature.names, *ids, *ignore}]
     if missing:
         do = closest(missing[0], extra) if extra else "Add it"
-        raise InputError(problem(where, "it must have every column that the model needs", f"no {', '.join(map(repr, missing))}", do))
+        got = f"no {', '.join(map(repr, missing))}"
+        raise InputError(problem(where, "it must have every column that the model needs", got, do))
     if extra and signature.extra == "reject":
         do = "Pass it through with --ids, or leave it aside with --ignore"
         raise InputError(problem(where, "its columns must be the contract's", f"the unknown {', '.join(map(repr, extra))}", do))

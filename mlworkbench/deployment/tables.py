@@ -369,7 +369,12 @@ def _csv_batches(table: Table, part: Part, columns: Sequence[str]) -> Iterator[B
     }
     for first, rows, text in _pieces(table, part):
         ragged: list[Any] = []
-        parse = arrow.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda row, found=ragged: found.append(row) or "skip")
+
+        def keep(row: Any, ragged: list[Any] = ragged) -> str:
+            ragged.append(row)
+            return "skip"
+
+        parse = arrow.ParseOptions(newlines_in_values=True, invalid_row_handler=keep)
         found = arrow.read_csv(io.BytesIO(text), parse_options=parse, **options)
         if ragged or not wanted:
             yield _ragged(table, first, rows, text)

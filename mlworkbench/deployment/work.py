@@ -80,7 +80,8 @@ def _flat(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
         return pc.binary_join(column, ";")
     import orjson
 
-    return pa.chunked_array([pa.array([None if v is None else orjson.dumps(v).decode() for v in column.to_pylist()], pa.string())])
+    told = [None if value is None else orjson.dumps(value).decode() for value in column.to_pylist()]
+    return pa.chunked_array([pa.array(told, pa.string())])
 
 
 class _CsvFile:

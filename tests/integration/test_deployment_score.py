@@ -280,7 +280,8 @@ def test_another_model_or_another_input_is_refused(bundle, people, inputs, tmp_p
     options = {"ids": ["id"], "part_rows": 300, "workers": workers}
     mlw.score(bundle, source, tmp_path / "out", **options)
     X, y = census(500)
-    other = mlw.build_bundle(fitted_pipeline(X[COLUMNS], y), name="people", examples=X[COLUMNS], environment="current", golden_rows=16)
+    options_of = {"name": "people", "examples": X[COLUMNS], "environment": "current", "golden_rows": 16}
+    other = mlw.build_bundle(fitted_pipeline(X[COLUMNS], y), **options_of)
     before = tree(tmp_path / "out")
     with pytest.raises(InputError, match="the same model, got .*tag 'people:"):
         mlw.score(other, source, tmp_path / "out", **options)
@@ -392,7 +393,8 @@ def test_latest_is_the_newest_bundle(bundle, inputs, tmp_path):
 
 
 def test_a_cluster_of_two_gives_the_same_files(bundle, long_input, undisturbed, tmp_path):
-    distributed = pytest.importorskip("distributed") if os.environ.get("MLWORKBENCH_REQUIRE") != "all" else __import__("distributed")
+    required = os.environ.get("MLWORKBENCH_REQUIRE") == "all"
+    distributed = __import__("distributed") if required else pytest.importorskip("distributed")
     with distributed.LocalCluster(2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster:
         options = {"ids": ["id"], "part_rows": 100, "engine": "dask", "cluster": cluster.scheduler_address}
         found = mlw.score(bundle, long_input, tmp_path / "out", **options)
