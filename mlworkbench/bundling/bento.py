@@ -25,6 +25,7 @@ from mlworkbench.bundling.verify import (
     PROVENANCE,
     SOURCE,
     bundle_sha256,
+    drop_compiled,
     hash_files,
     ledger_sha256,
     read_part,
@@ -140,6 +141,7 @@ def stored_alike(home: Path, manifest: Mapping[str, Any], environment: str) -> P
     path = home / "bentos" / manifest["name"] / manifest["version"]
     if not (path / SOURCE / CERTIFICATE).is_file():
         return None
+    drop_compiled(path)  # a service that somebody started by other means leaves some
     try:
         found = _as_good(path, manifest, environment) and _proved_here(path) and not verify_bundle(path, sha256="", key="")
     except (ValueError, AttributeError):  # its certificate or manifest is no JSON any more
@@ -160,6 +162,7 @@ def _is_theirs(target: Path, bento: Path) -> bool:
     """Whether another project built in this place what has just been proved here, and it may stay."""
     if (bento / SOURCE / SIGNATURE).is_file() or not (target / SOURCE / CERTIFICATE).is_file() or ledger_sha256(target):
         return False
+    drop_compiled(target)
     try:
         return _lasting(target) == _lasting(bento) and not verify_bundle(target, sha256="", key="")
     except (OSError, ValueError, TypeError, AttributeError):  # a file that should be there cannot be read

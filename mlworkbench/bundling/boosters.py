@@ -9,10 +9,11 @@ __all__ = ['BOOSTERS', 'BOOSTER_FAMILIES', 'booster_table', 'xgboost_tree', 'xgb
 # %% ../../nbs/43_bundling.boosters.ipynb #c003
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .forests import likeliest
-from .graph import SINGLE, WHOLE, Tensor, argmax, cast, rounded, sigmoid, softmax, where
+from .graph import SINGLE, WHOLE, Tensor, argmax, cast, flat, rounded, sigmoid, softmax, where
 from .linear import both_sides
 from .sources import Answer, Reader, Table, Unconvertible
 from .trees import Tree, constant_tree, sum_of_trees
@@ -175,18 +176,17 @@ def lightgbm_answer(booster: Any, table: Table, about: Mapping[str, Any]) -> Ans
     head, told = _sections(booster.model_to_string())
     outputs = int(head["num_tree_per_iteration"])
     trees = [lightgbm_tree(tree, outputs, i % outputs) for i, tree in enumerate(told)]
-    scores = sum_of_trees(booster_table(table, about).numbers(), trees)
-    if "average_output" in head:
-        scores = scores / float(len(trees) // outputs)
+    raw = sum_of_trees(booster_table(table, about).numbers(), trees)
+    scores = raw / float(len(trees) // outputs) if "average_output" in head else raw
     objective, *details = head.get("objective", "").split(" ")
     options = dict(detail.split(":", 1) for detail in details if ":" in detail)
     steep = float(options.get("sigmoid", 1))
     if objective == "multiclass":
-        return likeliest(softmax(scores))
+        return replace(likeliest(softmax(scores)), decision=raw)
     if objective == "multiclassova":
-        return likeliest(sigmoid(scores * steep))
+        return replace(likeliest(sigmoid(scores * steep)), decision=raw)
     if objective == "binary":
-        return likeliest(both_sides(sigmoid(scores * steep)))
+        return replace(likeliest(both_sides(sigmoid(scores * steep))), decision=flat(raw))
     if objective in ("poisson", "gamma", "tweedie"):
         return Answer(values=scores.op("Exp"))
     if objective in ("cross_entropy", "xentropy"):
@@ -197,11 +197,11 @@ def lightgbm_answer(booster: Any, table: Table, about: Mapping[str, Any]) -> Ans
     return Answer(values=scores)
 
 # %% ../../nbs/43_bundling.boosters.ipynb #c015
-def _face(answer: Callable[[Any, Table, Mapping[str, Any]], Answer]) -> Callable[[Any, Table, Any], Answer]:
+def _face(family: str) -> Callable[[Any, Table, Any], Answer]:
     def face(estimator: Any, table: Table, convert: Any) -> Answer:
         from mlworkbench.model.loading import wrap
 
-        return answer(_booster(estimator), table, wrap(estimator, sha256="unasked").about)
+        return booster_model(estimator, wrap(estimator, sha256="unasked").about, table, family)
 
     return face
 
@@ -214,12 +214,13 @@ def _booster(native: Any) -> Any:
 _XGBOOST = ("XGBClassifier", "XGBRegressor", "XGBRanker", "XGBRFClassifier", "XGBRFRegressor")
 _LIGHTGBM = ("LGBMClassifier", "LGBMRegressor", "LGBMRanker")
 BOOSTERS: dict[str, Callable[[Any, Table, Any], Answer]] = {
-    **{f"xgboost.{name}": _face(xgboost_answer) for name in _XGBOOST},
-    **{f"lightgbm.{name}": _face(lightgbm_answer) for name in _LIGHTGBM},
+    **{f"xgboost.{name}": _face("XGBoost") for name in _XGBOOST},
+    **{f"lightgbm.{name}": _face("LightGBM") for name in _LIGHTGBM},
 }
 BOOSTER_FAMILIES = {"XGBoost": xgboost_answer, "LightGBM": lightgbm_answer}
 
 
 def booster_model(native: Any, about: Mapping[str, Any], table: Table, family: str) -> Answer:
-    """What a model of one of the two families answers."""
-    return BOOSTER_FAMILIES[family](_booster(native), table, about)
+    """What a model of one of the two families answers; scores where it has a method for them (LightGBM's has since 4.7)."""
+    answer = BOOSTER_FAMILIES[family](_booster(native), table, about)
+    return answer if hasattr(native, "decision_function") else replace(answer, decision=None)

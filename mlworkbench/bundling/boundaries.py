@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAIRS', 'MOST', 'COLUMNS', 'Scores', 'BESIDE', 'VALUES', 'gap_patterns', 'with_gaps', 'almost', 'category_values',
-           'with_categories', 'with_words', 'jumps', 'neighbours', 'at_jumps', 'beyond', 'Trial', 'trials']
+           'with_categories', 'with_words', 'jumps', 'neighbours', 'at_jumps', 'at_labels', 'beyond', 'Trial', 'trials']
 
 # %% ../../nbs/44_bundling.boundaries.ipynb #c003
 import random
@@ -135,15 +135,15 @@ def jumps(rows: Sequence[dict], names: Sequence[str], ends: Sequence[float], who
 BESIDE = 1e-9  # of a number's size: how far from a jump a model is asked whose sums are rounded in another order
 
 
-def neighbours(low: float, high: float, whole: bool, exact: bool = True) -> list[float]:
-    """The two sides of a jump, and what lies next to them in double and in single precision; not exact: a little aside."""
+def neighbours(low: float, high: float, whole: bool, aside: float = 0.0) -> list[float]:
+    """The two sides of a jump, and what lies next to them in double and in single precision; or so much of its size aside."""
     import numpy as np
 
     if whole:
         return [low, high, low - 1, high + 1]
-    if not exact:
-        aside = BESIDE * max(1.0, abs(low))
-        return [low - aside, low + aside]
+    if aside:
+        away = aside * max(1.0, abs(low))
+        return [low - away, low + away]
     edge, endless = np.float32(low), np.float32(np.inf)
     beside = [edge, np.nextafter(edge, -endless), np.nextafter(edge, endless)]
     beyond = [np.nextafter(low, -np.inf), np.nextafter(high, np.inf), np.nextafter(min(low, high), -np.inf)]
@@ -159,25 +159,87 @@ def _answered(row: Mapping[str, Any], score: Scores) -> bool:
     return True
 
 
-def at_jumps(signature: Signature, rows: Sequence[dict], score: Scores, chance: random.Random, tries: int,
-             exact: bool = True) -> list[dict]:
-    """Rows around the jumps of a model; `tries` of them are looked for, in all columns of numbers in turn."""
+@dataclass(frozen=True)
+class _Numbers:
+    """Rows that the copy takes, whose columns of numbers (`names`) may be changed; `whole` says which hold whole numbers."""
+
+    starts: tuple[dict, ...]
+    whole: Mapping[str, bool]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.whole)
+
+
+def _changeable(signature: Signature, rows: Sequence[dict], score: Scores) -> _Numbers:
     numeric = [c for c in signature.columns if c.type in ("number", "integer") and c.categories is None]
     whole = {column.name: column.type == "integer" for column in numeric}
-    starts = [row for row in rows if all(row.get(name) is not None for name in whole) and _answered(row, score)]
-    if not numeric or not starts:
-        return []
-    chosen = [chance.choice(starts) for _ in range(tries)]
-    names = [numeric[i % len(numeric)].name for i in range(tries)]
-    ends = [float(chance.choice(starts)[name]) for name in names]
-    sides, found = jumps(chosen, names, ends, [whole[name] for name in names], score)
+    there = (row for row in rows if all(row.get(name) is not None for name in whole))
+    return _Numbers(tuple(row for row in there if whole and _answered(row, score)), whole)
+
+
+def _beside(rows: Sequence[dict], names: Sequence[str], ends: Sequence[float], numbers: _Numbers, score: Scores,
+            aside: float) -> list[dict]:
+    """Rows around the jumps between each row and its other end in one column."""
+    whole = [numbers.whole[name] for name in names]
+    sides, found = jumps(rows, names, ends, whole, score)
     return [
-        {**chosen[place], names[place]: int(value) if whole[names[place]] else value}
+        {**rows[place], names[place]: int(value) if whole[place] else value}
         for (low, high), place in zip(sides.T.tolist(), found.tolist(), strict=True)
-        for value in neighbours(low, high, whole[names[place]], exact)
+        for value in neighbours(low, high, whole[place], aside)
     ]
 
+
+def at_jumps(signature: Signature, rows: Sequence[dict], score: Scores, chance: random.Random, tries: int,
+             aside: float = 0.0) -> list[dict]:
+    """Rows around the jumps of a model; `tries` of them are looked for, in all columns of numbers in turn."""
+    numbers = _changeable(signature, rows, score)
+    if not numbers.starts:
+        return []
+    chosen = [chance.choice(numbers.starts) for _ in range(tries)]
+    names = [numbers.names[i % len(numbers.names)] for i in range(tries)]
+    ends = [float(chance.choice(numbers.starts)[name]) for name in names]
+    return _beside(chosen, names, ends, numbers, score, aside)
+
 # %% ../../nbs/44_bundling.boundaries.ipynb #c015
+def _first_changes(pairs: Sequence[tuple[dict, dict]], names: Sequence[str], score: Scores) -> list[tuple[dict, str, float]]:
+    """Between two rows each: a row, the column whose change gives another answer, and what it changes to."""
+    import numpy as np
+
+    def mixed(place: int, count: int) -> dict:
+        first, second = pairs[place]
+        return {**first, **{name: second[name] for name in names[:count]}}
+
+    def asked(counts: Any) -> Any:
+        rows = [mixed(place, count) for place, count in enumerate(counts.tolist())]
+        return score({name: [row[name] for row in rows] for name in rows[0]}, len(rows))
+
+    low, high = np.zeros(len(pairs), dtype=int), np.full(len(pairs), len(names))
+    here, there = asked(low), asked(high)
+    while (high - low > 1).any():
+        middle = (low + high) // 2
+        same = (asked(middle) == here).all(axis=1)
+        low, high = np.where(same & (middle > low), middle, low), np.where(same | (middle == low), high, middle)
+    found = np.flatnonzero((here != there).any(axis=1))
+    return [(mixed(place, low[place]), names[low[place]], float(pairs[place][1][names[low[place]]])) for place in found.tolist()]
+
+
+def at_labels(signature: Signature, rows: Sequence[dict], labels: Scores, chance: random.Random, tries: int,
+              aside: float = BESIDE) -> list[dict]:
+    """Rows on both sides of where a label changes, on the ways between `tries` pairs of rows that have different ones."""
+    numbers, groups = _changeable(signature, rows, labels), {}
+    if not numbers.starts:
+        return []
+    columns = {name: [row[name] for row in numbers.starts] for name in numbers.starts[0]}
+    for row, label in zip(numbers.starts, labels(columns, len(numbers.starts)).tolist(), strict=True):
+        groups.setdefault(tuple(label), []).append(row)
+    if len(groups) < 2:
+        return []
+    ends = [chance.sample(list(groups.values()), 2) for _ in range(tries)]
+    found = _first_changes([(chance.choice(a), chance.choice(b)) for a, b in ends], numbers.names, labels)
+    return _beside(*map(list, zip(*found, strict=True)), numbers, labels, aside) if found else []
+
+# %% ../../nbs/44_bundling.boundaries.ipynb #c017
 def beyond(signature: Signature, rows: Sequence[dict], chance: random.Random) -> list[dict]:
     """Rows with a number far outside of the reference data, which the service flags and the model answers."""
     made, numbers = [], [c for c in signature.columns if c.type in ("number", "integer") and c.categories is None]
@@ -189,7 +251,7 @@ def beyond(signature: Signature, rows: Sequence[dict], chance: random.Random) ->
             made += [{**chance.choice(rows), column.name: int(v) if column.type == "integer" else v} for v in values]
     return made
 
-# %% ../../nbs/44_bundling.boundaries.ipynb #c017
+# %% ../../nbs/44_bundling.boundaries.ipynb #c019
 VALUES = 400_000  # of all columns of the rows that are drawn
 
 
@@ -202,7 +264,8 @@ class Trial:
 
 
 def trials(signature: Signature, profile: "Profile | None", golden: Sequence[dict], score: Scores, *, rows: int = 1500,
-           seed: int = 0, exact: bool = True, words: Mapping[str, Sequence[str]] | None = None) -> list[Trial]:
+           seed: int = 0, exact: bool = True, words: Mapping[str, Sequence[str]] | None = None, labels: Scores | None = None,
+           aside: float = BESIDE) -> list[Trial]:
     """The rows of a proof, those that the signature itself refuses left out.
 
     Parameters
@@ -217,6 +280,10 @@ def trials(signature: Signature, profile: "Profile | None", golden: Sequence[dic
         Whether the copy's jumps must stand at the original's to the last bit.
     words
         Of each column of texts the words that the copy knows.
+    labels
+        The copy's labels alone, as it is served: rows between two of them are looked for; None: it has none.
+    aside
+        How far beside such an edge both sides are asked, of a number's size.
     """
     chance, rows = random.Random(f"{seed}:trials"), min(rows, max(50, VALUES // max(1, len(signature.columns))))
     drawn = golden_rows(signature, profile, rows=rows, seed=seed + 1)
@@ -226,8 +293,10 @@ def trials(signature: Signature, profile: "Profile | None", golden: Sequence[dic
         made["categories"] = with_categories(signature, profile, drawn, chance)
         made["of words"] = with_words(words or {}, drawn, chance)
         made["beyond the reference data"] = beyond(signature, drawn, chance)
-        found = at_jumps(signature, _fitting(signature, drawn), score, chance, rows // 2, exact)
+        fitting = _fitting(signature, drawn)
+        found = at_jumps(signature, fitting, score, chance, rows // 2, 0.0 if exact else BESIDE)
         made["at jumps" if exact else "beside jumps"] = found
+        made["between labels"] = at_labels(signature, fitting, labels, chance, rows // 8, aside) if labels else []
     return [Trial(kind, tuple(_fitting(signature, found))) for kind, found in made.items() if found]
 
 

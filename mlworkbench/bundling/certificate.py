@@ -27,7 +27,8 @@ from ..core.workspace import now
 from ..serving.errors import ServiceError
 from ..serving.integrity import SCHEMA
 from ..serving.methods import Asker
-from ..serving.predictor import Predictor, ask_all, compare
+from ..serving.predictor import Predictor, compare
+from ..serving.questions import ask_all
 from ..serving.signature import Signature
 
 # %% ../../nbs/45_bundling.certificate.ipynb #c006

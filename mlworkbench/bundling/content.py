@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IN_THE_SIGNATURE', 'COMPUTING', 'CONVERTED', 'Parts', 'make_parts', 'threshold_of', 'without_rare', 'drawn_rows',
-           'holders_of_rows', 'write_code', 'service_settings', 'model_modules', 'lock_of', 'computing_libraries',
+           'holders_of_rows', 'write_code', 'shipped_settings', 'model_modules', 'lock_of', 'computing_libraries',
            'write_json', 'write_content', 'render_readme']
 
 # %% ../../nbs/45_bundling.content.ipynb #c003
@@ -193,7 +193,7 @@ def write_code(folder: Path) -> Path:
 IN_THE_SIGNATURE = "serving.extra_columns"
 
 
-def service_settings(name: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def shipped_settings(name: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What `service.json` holds: the settings of the section `serving` as they stand now, those that are `given` over them."""
     keys = [key for key in KEYS if key.startswith("serving.") and key != IN_THE_SIGNATURE]
     known = {key.removeprefix("serving."): setting(key) for key in keys}
@@ -266,7 +266,7 @@ def write_content(folder: Path, parts: Parts, environment: str = "isolated") -> 
     pins = lock_of(folder, parts, about, modules, environment)
     (folder / "requirements.lock").write_text(render_lock(pins, not_from_an_index(pins)), encoding="utf-8")
     pieces = {"signature": parts.signature.to_dict(), "profile": parts.profile.to_dict(), "golden": parts.golden,
-              "evaluation": parts.evaluation, "service": service_settings(parts.name, parts.service)}
+              "evaluation": parts.evaluation, "service": shipped_settings(parts.name, parts.service)}
     for name, piece in pieces.items():
         if piece is not None:
             write_json(folder / f"{name}.json", piece)
@@ -286,8 +286,8 @@ def _optimisation_told(parts: Parts) -> dict[str, Any]:
     if tried is None or not (tried.accepted or tried.checks):
         return {"accepted": False, "reason": "" if tried is None else tried.reason}
     told = {"tolerance": tried.tolerance, "rows": tried.rows, "labels_differ": tried.labels_differ, "worst": tried.worst}
-    smaller = {"quantised": dict(tried.quantised)} if tried.quantised else {}
-    return {"accepted": tried.accepted, "reason": tried.reason, **told, **smaller}
+    more = {"quantised": dict(tried.quantised), "unanswered": dict(tried.unanswered)}
+    return {"accepted": tried.accepted, "reason": tried.reason, **told, **{key: value for key, value in more.items() if value}}
 
 
 def _write_manifest(folder: Path, parts: Parts, about: Mapping[str, Any], libraries: Mapping[str, str]) -> dict[str, Any]:

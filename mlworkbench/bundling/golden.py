@@ -20,7 +20,7 @@ from ..serving.columns import Column
 from ..serving.inputs import OPEN
 from ..serving.methods import Asker
 from ..serving.order import in_order
-from ..serving.predictor import ask_all
+from ..serving.questions import ask_all
 from ..serving.signature import Checked, Signature
 
 if TYPE_CHECKING:

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['DOUBLE', 'SINGLE', 'WHOLE', 'TRUTH', 'TEXT', 'OPSET', 'OPSET_ML', 'IR', 'Tensor', 'Graph', 'cast', 'rounded', 'where',
-           'take', 'join', 'reduce', 'argmax', 'flat', 'tall', 'side_by_side', 'softmax', 'sigmoid', 'model_bytes',
-           'run_graph']
+           'take', 'join', 'reduce', 'argmax', 'flat', 'tall', 'side_by_side', 'softmax', 'sigmoid', 'needed',
+           'model_bytes', 'run_graph']
 
 # %% ../../nbs/42_bundling.graph.ipynb #c003
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from ..serving.tensors import tensor_session
@@ -109,6 +109,13 @@ class Graph:
         self.inputs: list[Tensor] = []
         self.opsets = {"": OPSET, "ai.onnx.ml": OPSET_ML}
         self.counted = 0
+        self.known: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made at the first call with that key."""
+        if key not in self.known:
+            self.known[key] = make()
+        return self.known[key]
 
     def name(self, stem: str) -> str:
         """A name that nothing else has."""
@@ -232,16 +239,33 @@ def sigmoid(x: Tensor) -> Tensor:
     return 1.0 / ((-x).op("Exp") + 1.0)
 
 # %% ../../nbs/42_bundling.graph.ipynb #c015
+def _read_by(node: Any) -> set[str]:
+    """The names that a node reads, those that graphs within it read too."""
+    inner = [part for attribute in node.attribute for part in (attribute.g, *attribute.graphs) if part.node]
+    return set(node.input).union(*(_read_by(each) for part in inner for each in part.node))
+
+
+def needed(nodes: Sequence[Any], names: Sequence[str]) -> list[Any]:
+    """Those of the nodes, in their order, without which some of the named values cannot be computed."""
+    wanted, kept = set(names), []
+    for node in reversed(nodes):
+        if wanted & set(node.output):
+            wanted |= _read_by(node)
+            kept.append(node)
+    return kept[::-1]
+
+
 def model_bytes(graph: Graph, outputs: dict[str, Tensor]) -> bytes:
     """The ONNX file of a graph, its outputs named by the keys; the same graph always gives the same bytes."""
     from onnx import TensorProto, helper
 
     kinds = {DOUBLE: TensorProto.DOUBLE, SINGLE: TensorProto.FLOAT, WHOLE: TensorProto.INT64, TRUTH: TensorProto.BOOL,
              TEXT: TensorProto.STRING}
-    nodes = [*graph.nodes, *(helper.make_node("Identity", [t.name], [name]) for name, t in outputs.items())]
+    nodes = needed(graph.nodes, [tensor.name for tensor in outputs.values()])
+    nodes += [helper.make_node("Identity", [t.name], [name]) for name, t in outputs.items()]
     given = [helper.make_tensor_value_info(t.name, kinds[t.dtype], [None, t.width]) for t in graph.inputs]
     told = [helper.make_tensor_value_info(name, kinds[t.dtype], None) for name, t in outputs.items()]
-    used = {name for node in nodes for name in node.input}
+    used = set().union(*(_read_by(node) for node in nodes))
     constants = [constant for constant in graph.constants.values() if constant.name in used]
     made = helper.make_graph(nodes, "model", given, told, initializer=constants)
     opsets = [helper.make_opsetid(domain, version) for domain, version in graph.opsets.items()]

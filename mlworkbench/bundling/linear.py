@@ -10,6 +10,7 @@ __all__ = ['ACTIVATIONS', 'LINEAR', 'weighted', 'linear_regression', 'generalise
 
 # %% ../../nbs/43_bundling.linear.ipynb #c003
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from .graph import DOUBLE, WHOLE, Tensor, argmax, cast, flat, join, reduce, sigmoid, softmax
@@ -154,7 +155,8 @@ def quadratic_discriminant(estimator: Any, table: Table, convert: Any) -> Answer
     for turn, scale, mean, prior in zip(*learned, strict=True):
         turned = (x - row(mean)) @ (turn * scale**-0.5)
         each.append((reduce(turned * turned, "Sum") + float(np.sum(np.log(scale)))) * -0.5 + float(np.log(prior)))
-    return by_likelihood(join(each))
+    likelihood = join(each)
+    return replace(by_likelihood(likelihood), decision=likelihood if len(each) > 2 else flat(each[1] - each[0]))
 
 # %% ../../nbs/43_bundling.linear.ipynb #c015
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -8,7 +8,6 @@ __all__ = ['SERVER', 'ELECTIVE', 'BARRED', 'ELSEWHERE', 'imported_modules', 'obj
            'read_lock']
 
 # %% ../../nbs/40_bundling.lock.ipynb #c003
-import ast
 import io
 import pickle
 import sys
@@ -21,6 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from ..core.errors import InputError, problem
+from ..model.callables import source_imports
 from ..serving.runtimes import LIBRARIES
 
 # %% ../../nbs/40_bundling.lock.ipynb #c006
@@ -31,11 +31,7 @@ def imported_modules(folder: Path) -> set[str]:
     """
     found: set[str] = set()
     for path in sorted(p for p in folder.rglob("*.py") if p.relative_to(folder).parts[0] != "model"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                found.update(alias.name.split(".")[0] for alias in node.names)
-            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                found.add(node.module.split(".")[0])
+        found |= source_imports(path)
     own = {path.stem for path in folder.iterdir()}
     return found - own - set(sys.stdlib_module_names)
 

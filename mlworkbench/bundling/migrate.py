@@ -34,7 +34,8 @@ from ..core.settings import setting
 from ..core.workspace import workspace
 from ..serving.integrity import SCHEMA
 from ..serving.methods import Asker
-from ..serving.predictor import ask_all, compare
+from ..serving.predictor import compare
+from ..serving.questions import ask_all
 from ..serving.signature import Signature
 
 # %% ../../nbs/47_bundling.migrate.ipynb #c006

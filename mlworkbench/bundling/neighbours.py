@@ -9,6 +9,7 @@ __all__ = ['MOST_KEPT', 'KEPT_FEATURES', 'NEIGHBOURS', 'kept_rows', 'squared_dis
            'process_regressor', 'kernel_ridge', 'kernel_centerer', 'kernel_components', 'nystroem', 'centre_distances']
 
 # %% ../../nbs/43_bundling.neighbours.ipynb #c003
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,11 @@ def kept_rows(rows: Any) -> Any:
 
 def squared_distances(x: Tensor, rows: Any) -> Tensor:
     """Squared Euclidean distances to kept rows: shape (rows, kept), never below 0."""
+    key = ("distances", x.name, rows.shape, hashlib.sha256(rows.tobytes()).digest())
+    return x.graph.once(key, lambda: _squared_distances(x, rows))
+
+
+def _squared_distances(x: Tensor, rows: Any) -> Tensor:
     middle = rows.mean(axis=0)
     x, rows = x - row(middle), rows - middle
     found = reduce(x * x, "Sum") + row((rows**2).sum(axis=1)) - (x @ rows.T) * 2.0
@@ -292,13 +298,14 @@ def nystroem(estimator: Any, table: Table, convert: Any) -> Table:
 
 # %% ../../nbs/43_bundling.neighbours.ipynb #c018
 def centre_distances(estimator: Any, table: Table, convert: Any) -> Table:
-    """`KMeans` as a transformer: how far each centre is."""
-    return table.of(squared_distances(table.numbers(), kept_rows(estimator.cluster_centers_)).op("Sqrt"))
+    """`KMeans` and `Birch` as transformers: how far each centre is."""
+    held = estimator.subcluster_centers_ if hasattr(estimator, "subcluster_centers_") else estimator.cluster_centers_
+    return table.of(squared_distances(table.numbers(), kept_rows(held)).op("Sqrt"))
 
 
 KEPT_FEATURES: dict[str, Callable[[Any, Table, Any], Table]] = {
     "Nystroem": nystroem, "KernelPCA": kernel_components, "KernelCenterer": kernel_centerer,
-    **dict.fromkeys(("KMeans", "MiniBatchKMeans", "BisectingKMeans"), centre_distances),
+    **dict.fromkeys(("KMeans", "MiniBatchKMeans", "BisectingKMeans", "Birch"), centre_distances),
 }
 NEIGHBOURS: dict[str, Callable[[Any, Table, Any], Answer]] = {
     **dict.fromkeys(("SVC", "NuSVC"), support_classifier), **dict.fromkeys(("SVR", "NuSVR"), support_regressor),

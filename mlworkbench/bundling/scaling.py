@@ -184,5 +184,5 @@ SCALING: dict[str, Callable[[Any, Table, Any], Table]] = {
     "RobustScaler": robust_scaler, "MinMaxScaler": min_max_scaler, "MaxAbsScaler": max_abs_scaler, "Binarizer": binarizer,
     "Normalizer": normalizer, "FunctionTransformer": function_transformer,
     **dict.fromkeys(("VarianceThreshold", "SelectKBest", "SelectPercentile", "SelectFpr", "SelectFdr", "SelectFwe",
-                     "GenericUnivariateSelect", "SelectFromModel", "SequentialFeatureSelector"), selector),
+                     "GenericUnivariateSelect", "SelectFromModel", "SequentialFeatureSelector", "RFE", "RFECV"), selector),
 }

@@ -134,6 +134,9 @@ class Table:
         Unconvertible
             A column holds no numbers.
         """
+        return self.graph.once(("numbers", self.cells), self._numbers)
+
+    def _numbers(self) -> Tensor:
         runs: list[tuple[Tensor, bool, list[int]]] = []
         for cell in self.cells:
             tensor, place = (cell.tensor, cell.place) if cell.source is None else self.sources.number(cell.source)

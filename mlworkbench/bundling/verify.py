@@ -78,7 +78,10 @@ def hash_files(folder: Path) -> dict[str, str]:
 
 
 def drop_compiled(bundle: Path) -> None:
-    """Delete the bytecode that Python left in a bundle: it would be run in place of the source that was hashed."""
+    """Delete the bytecode that Python left in a bundle, as it does when somebody serves it by hand.
+
+    It would be run in place of the source that was hashed, whoever put it there; and Python writes it again.
+    """
     for folder in sorted(bundle.rglob("__pycache__")):
         if folder.is_dir() and not folder.is_symlink():
             shutil.rmtree(folder, ignore_errors=True)
@@ -223,7 +226,7 @@ def _certificate_faults(bundle: Path, sha256: str, key: Path | None) -> list[str
     fault = signature_fault(bundle / SOURCE / CERTIFICATE, key)
     return [f"{SOURCE}/{SIGNATURE} {fault}"] if fault else []
 
-
+# %% ../../nbs/43_bundling.verify.ipynb #c023
 def _key_in_force(key: str | Path | None) -> Path | None:
     named = setting("bundling.verify_key") if key is None else key
     return Path(named).expanduser() if str(named) else None
@@ -231,6 +234,8 @@ def _key_in_force(key: str | Path | None) -> Path | None:
 
 def verify_bundle(reference: str | Path, *, sha256: str | None = None, key: str | Path | None = None) -> list[str]:
     """What is wrong with a bundle's files, a sentence each; empty when all is as it was proved.
+
+    Bytecode that lies in it is deleted first: see `drop_compiled`.
 
     Parameters
     ----------
@@ -251,6 +256,7 @@ def verify_bundle(reference: str | Path, *, sha256: str | None = None, key: str 
     bundle, known = resolve_bundle(reference)
     if faults := _certificate_faults(bundle, known if sha256 is None else sha256, _key_in_force(key)):
         return faults
+    drop_compiled(bundle)
     found, at, later = hash_files(bundle), CERTIFICATE, bundle_schema(bundle) > SCHEMA
     try:
         faults = _around_faults(bundle, found)
@@ -275,7 +281,6 @@ def check_bundle(reference: str | Path, *, sha256: str | None = None, key: str |
     InputError
         It is of another format; how to migrate it is told.
     """
-    drop_compiled(resolve_bundle(reference)[0])
     faults = verify_bundle(reference, sha256=sha256, key=key)
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""

@@ -77,10 +77,10 @@ def one_vs_rest(estimator: Any, table: Table, convert: Any) -> Answer:
     each = join([take(answer.probabilities, [1]) for answer in answers]) if chances else None
     limit = 0.5 if answers[0].decision is None else 0.0
     if estimator.multilabel_:
-        return Answer(values=cast(scores > limit, WHOLE), probabilities=each, decision=None if chances else scores)
+        return Answer(values=cast(scores > limit, WHOLE), probabilities=each, decision=scores)
     if len(answers) == 1:
         labels = cast(flat(scores > limit), WHOLE)
-        return Answer(None, labels, both_sides(each) if chances else None, None if chances else flat(scores))
+        return Answer(None, labels, both_sides(each) if chances else None, flat(scores))
     total = reduce(each, "Sum") if chances else None
     return Answer(None, argmax(scores), where(total.equals(0.0), each, each / total) if chances else None, scores)
 
@@ -134,7 +134,9 @@ def chain(estimator: Any, table: Table, convert: Any) -> Answer:
         return Answer(values=values)
     chances = all(answer.probabilities is not None for answer, _ in answers)
     each = take(join([take(answer.probabilities, [1]) for answer, _ in answers]), back) if chances else None
-    return Answer(values=values, probabilities=each)
+    scored = all(answer.decision is not None for answer, _ in answers)
+    decision = take(join([tall(answer.decision) for answer, _ in answers]), back) if scored else None
+    return Answer(values=values, probabilities=each, decision=decision)
 
 # %% ../../nbs/43_bundling.wrappers.ipynb #c011
 def inner_answer(estimator: Any, table: Table, convert: Any) -> Answer:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..bundling.build import bundle_path
-from ..bundling.verify import bundle_sha256, read_part
-from ..core.errors import InputError, check_known, problem
+from ..bundling.verify import bundle_sha256, ledger_sha256, read_part
+from ..core.errors import GateFailed, InputError, check_known, problem
 from ..core.evidence import Evidence
 from ..core.jobs import report
 from ..core.references import find
@@ -273,7 +273,7 @@ def _apply(place: Target, target: str, request: Request, former: Artifact | None
     """Let the target do it, and enter the outcome; `back` is the history to go back along, None: the former's and it."""
     known = former.details if former else {}
     if back is None:
-        back = _history(known, request.tag)
+        back = _history(former, request.tag)
     made = place.apply(request, known.get("made") if known.get("target") == target else None)
     if known and known["target"] != target:
         find_target(known["target"]).destroy(known["made"])
@@ -288,14 +288,31 @@ def _apply(place: Target, target: str, request: Request, former: Artifact | None
     return _handle(workspace().ledger.record(artifact))
 
 
-def _history(known: Mapping[str, Any], tag: str) -> list[dict[str, Any]]:
+def _history(former: Artifact | None, tag: str) -> list[dict[str, Any]]:
     """The bundles to go back to, the last one first to be taken: of a redeployed one nothing new is remembered."""
+    known = former.details if former else {}
     back = list(known.get("back", []))
     if known and known["bundle"] != tag:
-        back.append({key: known[key] for key in ("bundle", "bundle_path", "environment", "workers")})
+        back.append({key: known[key] for key in ("bundle", "bundle_path", "environment", "workers")} | {"sha256": former.sha256})
     return back[-20:]
 
 # %% ../../nbs/64_deployment.deploy.ipynb #c017
+def _earlier_bundle(name: str, earlier: Mapping[str, Any]) -> Path:
+    """The folder of the bundle that ran before: as it was then, or as it was built and proved here since.
+
+    Raises
+    ------
+    GateFailed
+        Another one lies in its place.
+    """
+    path = bundle_path(earlier["bundle_path"], where="rollback")
+    ran = earlier.get("sha256")  # what an early release wrote has none
+    if ran and bundle_sha256(path) not in (ran, ledger_sha256(path)):
+        must, do = f"{earlier['bundle']} must be the one that ran", "Build it again, or deploy another"
+        raise GateFailed(problem(f"rollback {name}", must, "one with another certificate in its place", do))
+    return path
+
+
 def roll_back(name: str) -> Deployment:
     """Deploy the bundle that ran before under this name.
 
@@ -304,21 +321,22 @@ def roll_back(name: str) -> Deployment:
     InputError
         There was none.
     GateFailed
-        It does not prove any more; what runs now still runs.
+        It is another one by now, or does not prove any more; what runs now still runs.
     """
-    artifact = find("deployment", name, where="rollback")
-    details = artifact.details
-    if not details["back"]:
-        must = "another bundle must have run under this name before"
-        raise InputError(problem(f"rollback {artifact.name}", must, f"only {details['bundle']}"))
-    *rest, earlier = details["back"]
-    request = Request(
-        artifact.name, bundle_path(earlier["bundle_path"], where="rollback"), earlier["bundle"], Path(details["folder"]),
-        host=setting("deployment.host"), workers=earlier["workers"], environment=earlier["environment"],
-        timeout_s=setting("deployment.timeout_s"), tls=_tls(),
-    )
-    with _lock(artifact.name):
-        return _apply(find_target(details["target"]), details["target"], request, _current(artifact.name), back=rest)
+    name = find("deployment", name, where="rollback").name
+    with _lock(name):
+        now = _current(name)
+        details = now.details
+        if not details["back"]:
+            must = "another bundle must have run under this name before"
+            raise InputError(problem(f"rollback {name}", must, f"only {details['bundle']}"))
+        *rest, earlier = details["back"]
+        request = Request(
+            name, _earlier_bundle(name, earlier), earlier["bundle"], Path(details["folder"]),
+            host=setting("deployment.host"), workers=earlier["workers"], environment=earlier["environment"],
+            timeout_s=setting("deployment.timeout_s"), tls=_tls(),
+        )
+        return _apply(find_target(details["target"]), details["target"], request, now, back=rest)
 
 
 def stop_deployment(name: str) -> None:

@@ -78,17 +78,17 @@ def _ends(expires: str | None) -> str | None:
     """When a key ends, from a duration such as ``90d`` or a moment in ISO 8601."""
     if not expires:
         return None
-    if expires[:-1].isdigit() and expires[-1] in _UNITS:
-        moment = datetime.now(UTC) + timedelta(**{_UNITS[expires[-1]]: int(expires[:-1])})
-    else:
-        try:
-            moment = datetime.fromisoformat(expires)
-        except ValueError:
-            raise InputError(problem("keys", "expires must be a duration or a moment", repr(expires), "Try 90d")) from None
-        moment = moment if moment.tzinfo else moment.astimezone()
+    try:
+        if expires[:-1].isdigit() and expires[-1] in _UNITS:
+            moment = datetime.now(UTC) + timedelta(**{_UNITS[expires[-1]]: int(expires[:-1])})
+        else:
+            moment = datetime.fromisoformat(expires).astimezone(UTC)
+    except (ValueError, OverflowError):  # such as a power for a number, or a year of five digits
+        must = "expires must be a duration or a moment, before the year 10000"
+        raise InputError(problem("keys", must, repr(expires), "Try 90d")) from None
     if moment <= datetime.now(UTC):
         raise InputError(problem("keys", "expires must lie in the future", expires))
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def add_key(place: Path, scopes: Iterable[str] = ("predict",), *, label: str = "", expires: str | None = None) -> str:

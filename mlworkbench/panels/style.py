@@ -191,7 +191,8 @@ RESULT = """
   background: color-mix(in srgb, var(--mlw-warn) 9%, var(--mlw-card)); }
 .mlw .mlw-concerns ul { margin: 4px 0 0; padding-left: 18px; }
 .mlw .mlw-tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(124px, 1fr)); gap: 8px; }
-.mlw .mlw-tile { min-width: 0; padding: 10px 12px; border-radius: 6px; background: var(--mlw-soft); }
+.mlw .mlw-tile { min-width: 0; padding: 10px 12px; border-radius: 6px; background: var(--mlw-soft);
+  display: grid; grid-row: span 2; grid-template-rows: subgrid; row-gap: 0; align-items: start; }
 .mlw .mlw-tile span { display: block; font-size: 12px; line-height: 16px; opacity: 1; color: var(--mlw-dim); }
 .mlw .mlw-tile b { display: block; font-size: 20px; line-height: 28px; font-weight: 600;
   font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }

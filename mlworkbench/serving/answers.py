@@ -16,9 +16,10 @@ from .errors import ServiceError, fault
 from .http import JSON, Reply, Request, read_list, read_object
 from .log import NoLog, PredictionLog, utc_now
 from .metrics import Metrics
-from .predictor import Predictor, Question, Scored, at_places
+from .predictor import Predictor, Scored
 from .privacy import forget
 from .protocols import Explanations, Protocols, Read
+from .questions import Question, at_places
 
 # a child of BentoML's logger, so that its server prints our lines among its own
 _logger = logging.getLogger("bentoml.serving")

@@ -15,7 +15,7 @@ from typing import Any
 from .answers import Answers
 from .errors import ServiceError
 from .http import Reply
-from .integrity import DEFAULTS, MANIFEST, check_bundle, read_json, service_settings, sha256_file
+from .integrity import DEFAULTS, MANIFEST, check_from_within, read_json, service_settings, sha256_file
 from .keys import Keys
 from .log import NoLog, PredictionLog
 from .metrics import Metrics, share_folder
@@ -176,7 +176,7 @@ class Application:
         if self._fault:
             raise ServiceError(503, self._fault)
         proved = not self.environment.get("MLW_UNPROVED")
-        self.warnings = check_bundle(self.folder, self.settings["versions"], proved)
+        self.warnings = check_from_within(self.folder, self.settings["versions"], proved)
         for warning in self.warnings:
             _logger.warning("library versions differ: %s", warning)
         self.keys = Keys(self.environment, auth=self.settings["auth"])

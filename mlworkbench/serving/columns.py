@@ -127,7 +127,7 @@ def _read_boolean(value: Any, dtype: str) -> bool:
 
 
 def _read_datetime(value: Any, dtype: str) -> datetime:
-    """An ISO 8601 text, to the microsecond (what is finer is cut off); with a zone it is moved to the training column's, or refused where that had none."""
+    """An ISO 8601 text, cut off at the microsecond; with a zone it is moved to the column's, or refused where that had none."""
     if type(value) is not str:
         raise _Bad("must be a date and time in ISO 8601")
     try:

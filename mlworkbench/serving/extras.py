@@ -6,7 +6,7 @@
 __all__ = ['METHODS', 'Extras']
 
 # %% ../../nbs/11_serving.extras.ipynb #c003
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from .methods import dense, plain_list
@@ -14,6 +14,14 @@ from .methods import dense, plain_list
 # %% ../../nbs/11_serving.extras.ipynb #c004
 METHODS = {"decision": "decision_function", "transform": "transform"}
 _WIDEST = 1000  # numbers a row: a text's vector of a hundred thousand is no answer in JSON
+
+
+def _by_columns(estimator: Any) -> dict[str, Callable[[Any], Any]]:
+    """What an optimised model says on request, asked with checked rows; of others that are asked by columns nothing."""
+    def asking(name: str) -> Callable[[Any], Any]:
+        return lambda checked: estimator.ask_more(name, checked.columns, checked.rows)
+
+    return {name: asking(name) for name in getattr(estimator, "more", ())}
 
 
 class Extras:
@@ -25,12 +33,17 @@ class Extras:
         A fitted model.
     given
         What it answers anyway; a transformer's own answer is named ``transform`` here.
+
+    Attributes
+    ----------
+    direct
+        Whether it is asked with checked rows as they are, and not with data in the model's form.
     """
 
     def __init__(self, estimator: Any, given: Collection[str]):
-        wanted = {} if getattr(estimator, "ask_columns", None) else {n: m for n, m in METHODS.items() if n not in given}
-        found = {name: getattr(estimator, method, None) for name, method in wanted.items()}
-        self._methods = {name: method for name, method in found.items() if callable(method)}
+        self.direct = bool(getattr(estimator, "ask_columns", None))
+        told = _by_columns(estimator) if self.direct else {name: getattr(estimator, m, None) for name, m in METHODS.items()}
+        self._methods = {name: method for name, method in told.items() if callable(method) and name not in given}
         self.shown: dict[str, list[Any]] = {}  # what each said when it was tried
 
     @property
@@ -44,11 +57,11 @@ class Extras:
         return tuple(self.shown)
 
     def ask(self, name: str, data: Any) -> list[Any]:
-        """One answer a row."""
+        """One answer a row, of data in the model's form, or (`direct`) of checked rows."""
         return plain_list(dense(self._methods[name](data)))
 
     def keep_those_that_answer(self, data: Any, rows: int, faults: tuple[type[Exception], ...]) -> None:
-        """Try each on rows in the model's form, and forget what raises one of `faults` or is no short list of numbers a row."""
+        """Try each on rows as `ask` takes them, and forget what raises one of `faults` or is no short list of numbers a row."""
         for name in list(self._methods):
             try:
                 found = self.ask(name, data) if rows else []

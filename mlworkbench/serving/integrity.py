@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MANIFEST', 'CERTIFICATE', 'SCHEMA', 'BESIDE', 'IMPORTABLE', 'DEFAULTS', 'LOWEST', 'CHOICES', 'read_json',
-           'sha256_file', 'content_sha256', 'file_faults', 'installed_version', 'library_faults', 'check_bundle',
+           'sha256_file', 'content_sha256', 'file_faults', 'installed_version', 'library_faults', 'check_from_within',
            'service_settings']
 
 # %% ../../nbs/12_serving.integrity.ipynb #c003
@@ -140,7 +140,7 @@ def library_faults(folder: str | Path) -> list[str]:
     ]
 
 # %% ../../nbs/12_serving.integrity.ipynb #c021
-def check_bundle(folder: str | Path, versions: str = "strict", proved: bool = True) -> list[str]:
+def check_from_within(folder: str | Path, versions: str = "strict", proved: bool = True) -> list[str]:
     """Compare files and libraries with the manifest; returns warnings; `proved` as of `file_faults`.
 
     Raises

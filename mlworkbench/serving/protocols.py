@@ -58,7 +58,7 @@ def chosen(outputs: tuple[str, ...], answer: dict[str, Any]) -> dict[str, Any]:
 _OCTETS = b"application/octet-stream"
 MODEL, VERSION = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
 
-
+# %% ../../nbs/16_serving.protocols.ipynb #c010
 class Protocols:
     """Reads the requests of every protocol, for one bundle.
 
@@ -159,7 +159,7 @@ class Protocols:
         body, kind = write_invocation(answer, accept, self.signature, asked.headed)
         return Reply(200, body, kind)
 
-# %% ../../nbs/16_serving.protocols.ipynb #c011
+# %% ../../nbs/16_serving.protocols.ipynb #c012
 class Explanations:
     """Explains rows, for one bundle, or says why it does not.
 
@@ -215,7 +215,7 @@ class Explanations:
 
         return Reply.json(self.explainer.explain(rows, on_error, data.get("evaluations"), go_on))
 
-# %% ../../nbs/16_serving.protocols.ipynb #c016
+# %% ../../nbs/16_serving.protocols.ipynb #c017
 def speaks_v2(path: str) -> bool:
     """Whether a path belongs to the Open Inference Protocol."""
     return path == "/v2" or path.startswith("/v2/")

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from .columns import Column, integer_range
+from .explain import fewest_evaluations
 from .inputs import OPEN
 from .signature import Signature
 from .tensors_v2 import DATATYPES
@@ -225,7 +226,8 @@ def schemas(
 def explain_schemas(signature: Signature, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The components of ``/explain``."""
     most = int(settings["explain_evaluations"])
-    evaluations = {"type": "integer", "minimum": 2, "maximum": most, "default": most,
+    least = fewest_evaluations(signature, most)
+    evaluations = {"type": "integer", "minimum": least, "maximum": most, "default": most,
                    "description": "how often the model is asked a row: fewer are quicker and coarser"}
     answer = {"explanations": array_of(named("Explanation")), "model": {"type": "string"}, "errors": array_of(named("Fault")),
               "exact": {"type": "boolean", "description": "whether all shares are exact; else some were sampled"}}

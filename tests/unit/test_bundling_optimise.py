@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.cluster import KMeans
 from sklearn.compose import make_column_transformer
 from sklearn.decomposition import PCA
 from sklearn.ensemble import (
@@ -433,3 +434,54 @@ def test_a_network_with_room_between_its_classes_is_held_in_eight_bits():
     found = optimise(model, signature, profile, golden, quantise="int8", rows=60, quantised_tolerance=0.2)
     assert found.accepted and found.quantised["accepted"] and found.labels_differ == 0 and 0 < found.worst <= 0.2
     assert found.content != optimise(model, signature, profile, golden, rows=60).content
+
+
+def rare() -> tuple[Any, pd.DataFrame, float]:
+    """A network of a rare class, its rows, and the middle of its scores."""
+    chance = drawn(0)
+    X = pd.DataFrame(chance.normal(size=(600, 6)), columns=list("abcdef"))
+    y = chance.random(600) < 0.02 * np.exp(0.5 * X["a"])
+    network = MLPClassifier((32,), alpha=20, max_iter=300, random_state=0).fit(X, y)
+    return network, X, float(np.median(network.predict_proba(X)[:, 1]))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_labels_are_compared_by_the_threshold_that_is_shipped_and_where_the_score_reaches_it():
+    network, X, threshold = rare()
+    model, signature, profile, golden = parts(network, X)
+    shipped = replace(model, threshold=threshold, positive=True)
+    found = optimise(shipped, signature, profile, golden, quantise="int8", rows=200)
+    assert found.accepted and found.labels_differ == 0 and not found.quantised["accepted"]
+    assert found.quantised["labels_differ"] > 0 and "the label is" in found.quantised["reason"]
+    between = next(check for check in found.checks if check.kind == "between labels")
+    assert between.rows > 10
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_rows_between_two_labels_lie_on_both_sides_of_the_threshold():
+    network, X, threshold = rare()
+    model, signature, profile, golden = parts(network, X)
+    made = convert_estimator(network, signature)
+    pair = room.Pair(replace(model, threshold=threshold, positive=True), signature, made, tensor_model(made.content, made.about))
+    rows = next(trial.rows for trial in room._trials(pair, profile, golden, 200, 0) if trial.kind == "between labels")
+    scores = network.predict_proba(pd.DataFrame(rows))[:, 1]
+    assert abs(scores - threshold).max() < 1e-7 and 0.4 < (scores >= threshold).mean() < 0.6
+
+
+def test_of_many_columns_of_which_none_changes_a_label_alone_the_edges_are_found_on_the_way_between_rows():
+    X = pd.DataFrame(drawn().normal(size=(N, 60)), columns=[f"c{i}" for i in range(60)])
+    model = LogisticRegression().fit(X, X.sum(axis=1) > 0)
+    found = optimise(*parts(model, X), mode="required", rows=200)
+    assert next(check for check in found.checks if check.kind == "between labels").rows > 30
+
+
+def test_numbers_so_large_that_the_copy_would_say_something_else_are_refused_by_it():
+    X = numbers()[["a", "d"]]
+    groups = KMeans(5, random_state=0).fit(X)
+    wrapped, signature, profile, golden = parts(groups, X)
+    found = optimise(wrapped, signature, profile, golden, mode="required", rows=60)
+    copy, sizes = tensor_model(found.content, found.about), [10.0**power for power in range(1, 300)]
+    checked = signature.check([{"a": size, "d": -0.5} for size in sizes])
+    wanted, said = answers_of(asks(groups, signature), checked), answers_of(asks(copy, signature), checked)
+    assert 10 < len(said) < len(wanted) == len(sizes)
+    assert {row: said[row] for row in said} == {row: wanted[row] for row in said}

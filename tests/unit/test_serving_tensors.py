@@ -17,7 +17,10 @@ from mlworkbench.model.loading import load_model, wrap
 from mlworkbench.model.signature import infer_signature
 from mlworkbench.model.tensors import CONVERTED
 from mlworkbench.serving.errors import ServiceError
+from mlworkbench.serving.http import Request
 from mlworkbench.serving.methods import Asker
+from mlworkbench.serving.predictor import Predictor
+from mlworkbench.serving.protocols import Protocols
 from mlworkbench.serving.runtimes import load_estimator
 from mlworkbench.serving.tensors import Matrix, tensor_model
 from mlworkbench.serving.words import Words
@@ -132,3 +135,43 @@ def test_a_manifest_that_says_too_little_is_refused():
         tensor_model(b"", {"task": "binary", "outputs": {}})
     with pytest.raises(InputError, match="opened with its manifest"):
         CONVERTED.open(Path("model.onnx"), Told())
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A converted model behind its protocols, and the original."""
+    model = LogisticRegression().fit(X, y)
+    signature = infer_signature(wrap(model), X)
+    made = convert_estimator(model, signature)
+    (tmp_path / "model.onnx").write_bytes(made.content)
+    golden = {"rows": X.head(4).to_dict("records"), "predictions": model.predict(X.head(4)).tolist(),
+              "probabilities": model.predict_proba(X.head(4)).tolist(), "classes": list(signature.classes), "tolerance": 1e-9}
+    manifest = {"name": "served", "version": "1", "model": {"file": "model.onnx", "family": "tensors", **made.about}}
+    for name, part in (("manifest", manifest), ("signature", signature.to_dict()), ("golden", golden)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(part))
+    predictor = Predictor.load(tmp_path)
+    return Protocols(predictor, {"max_rows": 100}), predictor, model
+
+
+def test_a_request_is_given_the_scores_that_it_names_and_a_row_left_out_has_none(served, monkeypatch):
+    protocols, predictor, model = served
+    assert predictor.extras.names == ("decision",) and "decision" in protocols.outputs
+    monkeypatch.setattr(predictor, "_data", lambda checked: pytest.fail("a frame was built"))
+    rows = [*X.head(3).to_dict("records"), {"a": "text"}]
+    body = json.dumps({"rows": rows, "on_error": "skip", "outputs": ["decision"]}).encode()
+    read = protocols.readers["predict"](body, Request({"method": "POST", "path": "/", "headers": []}, None))
+    question = predictor.read(read.rows, read.on_error)
+    question.also = read.also
+    (scored,) = predictor.answer([question])
+    answer = json.loads(read.encode(scored.body(predictor.tag, predictor.classes)).body)
+    assert "predictions" not in answer and "probabilities" not in answer and answer["decision"][3] is None
+    assert np.allclose(answer["decision"][:3], model.decision_function(X.head(3)), rtol=1e-12)
+
+
+def test_rows_on_request_are_asked_in_parts_too():
+    model = LogisticRegression().fit(X, y)
+    graph, columns = graph_of(model), {name: X[name].tolist() for name in X}
+    whole = graph.ask_more("decision", columns, len(X))
+    graph.at_once = 7
+    assert (graph.ask_more("decision", columns, len(X)) == whole).all() and whole.shape == (len(X),)
+    assert set(graph.ask_columns(columns, len(X))) == {"predictions", "probabilities"}
