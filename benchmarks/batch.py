@@ -32,7 +32,7 @@ MODELS = {
     "50 trees of depth 12": RandomForestClassifier(50, max_depth=12, random_state=0),
 }
 PLAIN = """
-import sys, time, joblib, pyarrow.parquet as pq
+import sys, time, joblib, pyarrow.parquet as pq, pandas, sklearn.ensemble
 model, path = joblib.load(sys.argv[1]), sys.argv[2]
 began = time.perf_counter()
 for batch in pq.ParquetFile(path).iter_batches({batch}):
@@ -41,9 +41,10 @@ print(time.perf_counter() - began)
 """
 OURS = """
 import sys, time
-import mlworkbench as mlw
+from mlworkbench.deployment.score import score
+import onnxruntime, pandas, sklearn.base, skops.io
 began = time.perf_counter()
-mlw.score(sys.argv[1], sys.argv[2], sys.argv[3], scores=sys.argv[4] == "scores")
+score(sys.argv[1], sys.argv[2], sys.argv[3], scores=sys.argv[4] == "scores")
 print(time.perf_counter() - began)
 """
 

@@ -6,8 +6,11 @@
 __all__ = ['PART_ROWS', 'Scoring', 'score']
 
 # %% ../../nbs/69_deployment.score.ipynb #c003
+import contextlib
 import os
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
@@ -15,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import __version__
 from ..core.errors import InputError, check_known, problem
-from ..core.jobs import report
+from ..core.jobs import listening, report
 from ..core.results import Result
 from .crew import Crew, Told, do_here, do_on_cluster
 from .journal import DONE, QUARANTINE, Output
@@ -220,12 +223,14 @@ def score(
     _check_options(ids, format, part_rows, workers)
     _check_place(input, output)
     address = _address(engine, cluster)
-    report("reading the input")
-    tables = open_tables(input, min(BATCH, part_rows))
-    report("opening the model")
-    origin, opened = find_origin(model, trust=trust)
-    origin = _with_contract(origin, opened, tables, [*ids, *ignore])
-    predictor = open_predictor(origin, opened, prove=True)
+    report("opening the model, and reading through the input")
+    with _reading(input, min(BATCH, part_rows)) as reading:
+        origin, opened = find_origin(model, trust=trust)
+        predictor = open_predictor(origin, prove=True) if opened is None else None
+        tables = reading.result()
+    if predictor is None:
+        origin = _with_contract(origin, opened, tables, [*ids, *ignore])
+        predictor = open_predictor(origin, opened)
     for table in tables:
         check_columns(predictor.signature, table, ids, ignore)
     if address is not None and origin.kind == "memory":
@@ -248,9 +253,23 @@ def _address(engine: str, cluster: str | None) -> str | None:
     return found
 
 
-def _with_contract(origin: Origin, model: Model | None, tables: Sequence[Table], aside: Sequence[str]) -> Origin:
-    if model is None:
-        return origin
+@contextlib.contextmanager
+def _reading(source: str | Path, every: int) -> Iterator["Future[list[Table]]"]:
+    """Within the block the input is looked at in a thread, which ends with it."""
+    stopped = threading.Event()
+
+    def read() -> list[Table]:
+        with listening(lambda text, fraction: None, stopped):
+            return open_tables(source, every)
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield pool.submit(read)
+        finally:
+            stopped.set()
+
+
+def _with_contract(origin: Origin, model: Model, tables: Sequence[Table], aside: Sequence[str]) -> Origin:
     return replace(origin, contract=contract_of(model, next(table for table in tables if table.rows), aside))
 
 # %% ../../nbs/69_deployment.score.ipynb #c013

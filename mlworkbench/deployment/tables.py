@@ -170,9 +170,16 @@ def _parquet_table(name: str, path: Path) -> Table:
     with ParquetFile(path) as file:
         about, columns = file.metadata, tuple(file.schema_arrow.names)
         groups = tuple(about.row_group(i).num_rows for i in range(about.num_row_groups))
-    with path.open("rb") as opened:
-        sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
-    return Table(name, path, "parquet", sum(groups), sha256, columns, groups)
+    return Table(name, path, "parquet", sum(groups), _sha256(path), columns, groups)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            check_cancelled()
+            digest.update(chunk)
+    return digest.hexdigest()
 
 # %% ../../nbs/65_deployment.tables.ipynb #c012
 BATCH = 32_768  # rows that the model is asked at once

@@ -111,7 +111,8 @@ def _open_file(form: str, path: Path, schema: pa.Schema) -> Any:
     if form == "parquet":
         from pyarrow.parquet import ParquetWriter
 
-        return ParquetWriter(path, schema, compression="zstd", compression_level=1, use_dictionary=["file", "flags"])
+        repeated = [f.name for f in schema if pa.types.is_string(f.type)]
+        return ParquetWriter(path, schema, compression="snappy", use_dictionary=[*repeated, "flags.list.element"])
     return (_CsvFile if form == "csv" else _LineFile)(path, schema)
 
 # %% ../../nbs/67_deployment.work.ipynb #c010
