@@ -42,7 +42,7 @@ print(time.perf_counter() - began)
 OURS = """
 import sys, time
 from mlworkbench.deployment.score import score
-import onnxruntime, pandas, sklearn.base, skops.io
+import onnxruntime, pandas
 began = time.perf_counter()
 score(sys.argv[1], sys.argv[2], sys.argv[3], scores=sys.argv[4] == "scores")
 print(time.perf_counter() - began)
@@ -55,7 +55,7 @@ def write_rows(path: Path, rows: int) -> None:
     with pq.ParquetWriter(path, pa.schema([(name, pa.float64()) for name in names])) as file:
         for start in range(0, rows, 10**6):
             table = np.clip(draw.normal(size=(min(10**6, rows - start), COLUMNS)), -3, 3)
-            file.write_table(pa.Table.from_arrays(list(table.T.copy()), names))
+            file.write_table(pa.Table.from_arrays(list(table.T.copy()), names), row_group_size=2**18)
 
 
 def learn(model, rows: int = 20_000) -> pd.DataFrame:

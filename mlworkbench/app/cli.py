@@ -239,7 +239,11 @@ def _progress() -> Any:
 @click.option("--trust", is_flag=True, help="Allow a model file that can run code while it opens.")
 def score(model: str, input: str, output: str, ids: tuple[str, ...], ignore: tuple[str, ...], form: str, scores: bool,
           workers: int | None, part_rows: int, engine: str, cluster: str | None, trust: bool) -> int:
-    """Predictions for a CSV, JSON Lines or Parquet file, or a folder of them, of any size; goes on where it was ended."""
+    """Predictions for a CSV, JSON Lines or Parquet file, or a folder of them, of any size; goes on where it was ended.
+
+    MODEL_OR_BUNDLE is a bundle (its folder, its tag, latest, latest:NAME) or a model (a file, bentoml:TAG, mlflow:URI).
+    OUTPUT is a folder: predictions part by part, and in each part the rows that were refused (_quarantine.jsonl).
+    """
     from mlworkbench.deployment.score import score as score_table
 
     with _progress():

@@ -6,6 +6,7 @@
 __all__ = ['Scored', 'Answering', 'BatchPredictor', 'Origin', 'find_origin', 'open_predictor', 'contract_of', 'check_columns']
 
 # %% ../../nbs/66_deployment.scorer.ipynb #c003
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..bundling.verify import SOURCE, bundle_sha256, check_bundle, find_bundle, read_part, resolve_bundle
+from ..bundling.verify import SOURCE, bundle_sha256, check_bundle, find_bundle, read_part, resolve_bundle, stored_tags
 from ..core.errors import GateFailed, InputError, MissingPart, NotFound, closest, problem
 from .cells import AllFaults, kept, look_at, model_rows, plain_columns
 from .tables import Batch, Table, cut_parts, read_batches
@@ -277,6 +278,9 @@ class Origin:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in told.items()})
 
 # %% ../../nbs/66_deployment.scorer.ipynb #c013
+_TAG = re.compile(r"[a-z0-9][a-z0-9._-]*:(latest|[0-9a-f]{1,16})")  # of a bundle, as the store has them
+
+
 def find_origin(reference: Any, *, trust: bool = False) -> tuple[Origin, Model | None]:
     """The bundle or the model that is meant; of a model also itself, opened.
 
@@ -296,7 +300,13 @@ def find_origin(reference: Any, *, trust: bool = False) -> tuple[Origin, Model |
         model = load_model(reference)
         return Origin("memory", "", model.name, model.sha256), model
     source = known_model(str(reference), where="score").overlaid(trust=trust)
-    model = source.load()
+    try:
+        model = source.load()
+    except InputError as error:
+        if not _TAG.fullmatch(str(reference)):
+            raise
+        must, do = "it must be a bundle, or a model that is there", closest(str(reference), stored_tags())
+        raise NotFound(problem("score", must, repr(str(reference)), do)) from error
     told = {"task": source.task or None, "classes": source.classes or None}
     return Origin("model", source.model, source.name or model.name, model.sha256, source.trust, source.trusted, **told), model
 

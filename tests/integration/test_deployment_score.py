@@ -386,6 +386,11 @@ def test_a_model_without_a_bundle_is_given_the_columns_of_the_input(home, people
     assert in_memory.equals(found.drop(columns=["probability_no", "probability_yes"]))
 
 
+def test_a_tag_that_is_not_there_is_told_with_the_closest(bundle, inputs, tmp_path):
+    code, _, err = call("peple:latest", inputs["people.csv"], tmp_path / "out")
+    assert code == 2 and "Did you mean 'people:" in err and "Traceback" not in err
+
+
 def test_latest_is_the_newest_bundle(bundle, inputs, tmp_path):
     assert mlw.score("latest:people", inputs["people.csv"], tmp_path / "out", ids=["id"]).name.startswith("people:")
     assert mlw.score(bundle.tag, inputs["people.csv"], tmp_path / "tag", ids=["id"]).name == bundle.tag
