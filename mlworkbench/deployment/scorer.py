@@ -305,8 +305,10 @@ def find_origin(reference: Any, *, trust: bool = False) -> tuple[Origin, Model |
     except InputError as error:
         if not _TAG.fullmatch(str(reference)):
             raise
-        must, do = "it must be a bundle, or a model that is there", closest(str(reference), stored_tags())
-        raise NotFound(problem("score", must, repr(str(reference)), do)) from error
+        tags = stored_tags()
+        known = [*sorted({f"{tag.partition(':')[0]}:latest" for tag in tags}), *tags]
+        must = "it must be a bundle, or a model, that is there"
+        raise NotFound(problem("score", must, repr(str(reference)), closest(str(reference), known))) from error
     told = {"task": source.task or None, "classes": source.classes or None}
     return Origin("model", source.model, source.name or model.name, model.sha256, source.trust, source.trusted, **told), model
 

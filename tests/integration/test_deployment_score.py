@@ -273,15 +273,20 @@ def test_a_full_disk_is_told_and_what_was_done_stays(bundle, inputs, tmp_path, s
     assert tree(small_disk / "out") == tree(tmp_path / "out")
 
 
+@pytest.fixture(scope="module")
+def other(home, bundle):
+    """A later bundle of the same name."""
+    X, y = census(500)
+    model = fitted_pipeline(X[COLUMNS], y)
+    return mlw.build_bundle(model, name="people", examples=X[COLUMNS], environment="current", golden_rows=16)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-def test_another_model_or_another_input_is_refused(bundle, people, inputs, tmp_path, workers):
+def test_another_model_or_another_input_is_refused(bundle, other, people, inputs, tmp_path, workers):
     source = tmp_path / "people.parquet"
     shutil.copy(inputs["people.parquet"], source)
     options = {"ids": ["id"], "part_rows": 300, "workers": workers}
     mlw.score(bundle, source, tmp_path / "out", **options)
-    X, y = census(500)
-    options_of = {"name": "people", "examples": X[COLUMNS], "environment": "current", "golden_rows": 16}
-    other = mlw.build_bundle(fitted_pipeline(X[COLUMNS], y), **options_of)
     before = tree(tmp_path / "out")
     with pytest.raises(InputError, match="the same model, got .*tag 'people:"):
         mlw.score(other, source, tmp_path / "out", **options)
