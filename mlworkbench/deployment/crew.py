@@ -153,7 +153,7 @@ def _raised(kind: str, content: Any) -> Exception:
     got = f"signal {-content}" if content < 0 else f"exit code {content}"
     return MissingPart(problem("score", "each worker must live to the end of its part", got, do))
 
-# %% ../../nbs/68_deployment.crew.ipynb #c011
+# %% ../../nbs/68_deployment.crew.ipynb #c013
 _opened: dict[str, Worker] = {}
 
 
