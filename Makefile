@@ -44,10 +44,10 @@ lab: .venv/.dev ## JupyterLab on a copy of the five stage notebooks
 
 test: .venv/.dev ## all lessons and all tests, heavy ones at small sizes
 	$(BIN)/nbdev-test --n-workers 2
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: .venv/.dev ## the same heavy tests at full size; writes a dated table to docs/evidence
-	MLW_SOAK=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m soak $(ARGS)
+	MLW_SOAK=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m soak $(ARGS)
 
 export: .venv/.dev ## notebooks to package: stale modules go, parameters cells and README are written anew
 	find mlworkbench -mindepth 2 -name '*.py' ! -name '__init__.py' -delete

@@ -29,8 +29,6 @@ def size() -> Callable[[str], int]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test that takes a size, or measures, is what `make soak` runs at full size; there it may take its time."""
     for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))  # a file's fixtures are made in one process
         if {"size", "measured"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.soak)
             if os.environ.get("MLW_SOAK"):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .alike import REFUSALS, Ask, Check, answers_of, asks, compare_rows
+from .alike import Ask, Check, answers_of, asks, compare_rows
 from .boundaries import BESIDE, Trial, trials
 from .convert import NETWORKS, Converted, convert_model
 from .quantise import quantised
@@ -24,6 +24,7 @@ from ..core.jobs import report
 from ..core.resources import import_extra
 from ..serving.extras import Extras
 from ..serving.methods import Asker
+from ..serving.questions import VALUE_ERRORS
 from ..serving.signature import Checked, Signature
 from ..serving.tensors import tensor_model
 
@@ -177,7 +178,7 @@ def offered(estimator: Any, signature: Signature, rows: Sequence[dict]) -> Extra
     if extras.possible and rows:
         checked = signature.check(list(rows[:2]))
         data = checked if extras.direct else signature.data(checked)
-        extras.keep_those_that_answer(data, checked.rows, (*REFUSALS, AttributeError))
+        extras.keep_those_that_answer(data, checked.rows, (*VALUE_ERRORS, AttributeError))
     return extras
 
 

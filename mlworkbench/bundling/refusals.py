@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .alike import REFUSALS, Ask, answers_of, apart
+from .alike import Ask, answers_of, apart
 from .convert import Converted
 from .sources import REFUSE
 from ..serving.columns import Column, integer_range
+from ..serving.questions import VALUE_ERRORS
 from ..serving.signature import Checked, Signature
 
 # %% ../../nbs/44_bundling.refusals.ipynb #c006
@@ -57,7 +58,7 @@ def _edge(holds: Callable[[int], bool], low: int, high: int) -> int:
 
 def _answers(ask: Ask, checked: Checked) -> dict[str, list[Any]] | None:
     """What a model answers to rows together; None where it refuses one."""
-    with warnings.catch_warnings(), contextlib.suppress(*REFUSALS):
+    with warnings.catch_warnings(), contextlib.suppress(*VALUE_ERRORS):
         warnings.simplefilter("ignore")
         return ask(checked)
     return None

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MLWORKBENCH = str(Path(sys.executable).with_name("mlworkbench"))
 STAGES = ("evaluate", "bundle", "containerize", "deploy", "monitor")
 CANARY = "canary-5f1c0d9e7b"
-pytestmark = [pytest.mark.timeout(1800), pytest.mark.xdist_group("docker")]
+pytestmark = pytest.mark.timeout(1800)
 
 
 def local_base_image() -> dict[str, str]:

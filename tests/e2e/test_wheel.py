@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = [pytest.mark.timeout(1800), pytest.mark.xdist_group("docker")]
+pytestmark = pytest.mark.timeout(1800)
 UV = shutil.which("uv", path=str(Path(sys.executable).parent)) or "uv"
 
 

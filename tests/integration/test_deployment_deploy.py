@@ -282,7 +282,7 @@ def test_what_a_killed_deploy_left_is_ended_by_the_next(up, bundles):
 @pytest.mark.parametrize(("options", "told"), [
     ({"bundle": "no-such:1"}, "tag or the folder of a bundle"), ({"target": "moon"}, "Known: local"),
     ({"name": "My Name; rm"}, "Try 'my-name-rm'"), ({"port": 70000}, "1 to 65535"), ({"workers": 0}, "1 to 64"),
-    ({"environment": "mine"}, "isolated, current"), ({"bundle": "latest"}, "no bundle|must be one that is there"),
+    ({"environment": "mine"}, "isolated, current"), ({"bundle": "latest:nobody"}, "no bundle|must be one that is there"),
 ])  # fmt: skip
 def test_wrong_options_are_refused_with_what_to_do(options, told, home, bundles):
     with pytest.raises(InputError, match=told):

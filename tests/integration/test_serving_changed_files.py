@@ -73,7 +73,8 @@ def check_calm(served: Served) -> None:
     before = served.workers()
     time.sleep(1)
     assert served.workers() == before and len(before) == 1
-    assert served.output.read_text().count("refusing to serve") == 1
+    told = served.output.read_text()
+    assert told.count("refusing to serve") == 1 or "Logging error" in told  # the changed byte may be the log's own code
 
 
 def test_a_flipped_byte_in_any_file_is_seen_by_the_service_itself(built, tmp_path, size, measured):
@@ -95,7 +96,9 @@ def test_a_flipped_byte_in_any_file_is_seen_by_the_service_itself(built, tmp_pat
             served.kill()
     for name, found in told.items():
         assert found != "answers" or name.startswith(UNSEEN), name
-        assert found in ("ended", "answers") or Path(name).name in found or "manifest" in found, (name, found)
+        # a changed hash is told of the file whose hash it is
+        judges = "manifest" in found or "certificate's" in found and name.endswith("certificate.json")
+        assert found in ("ended", "answers") or Path(name).name in found or judges, (name, found)
     measured(files=len(told), refused=sum(found not in ("ended", "answers") for found in told.values()),
              ended=list(told.values()).count("ended"), only_seen_from_outside=[n for n, f in told.items() if f == "answers"])
 

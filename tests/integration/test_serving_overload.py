@@ -62,6 +62,7 @@ def test_under_ten_times_the_load_the_service_refuses_honestly_and_is_itself_aga
     normal_s = statistics.median(call(served.port, asked, 1.5).seconds)
     able: Heard = call(served.port, asked, 2, callers=16)
     capacity = able.statuses[200] / 2
+    crowd = call(served.port, asked, 2, callers=400, rate=10 * capacity)  # four hundred callers have buffers, which are kept
     with Scale(worker) as scale:
         heard = call(served.port, asked, seconds, callers=400, rate=10 * capacity)
     back_s = recovered_s(served.port, asked, normal_s, 5)
@@ -75,4 +76,4 @@ def test_under_ten_times_the_load_the_service_refuses_honestly_and_is_itself_aga
     assert max(scale.mb[half:]) - max(scale.mb[:half]) < 32 and max(scale.mb) - scale.mb[0] < 400
     assert served.workers() == [worker]
     logged = sum(1 for _ in read_records(served.environ["MLW_LOG_DIR"]))
-    assert logged >= ROWS * sum(each.statuses[200] for each in (warm, able, heard))
+    assert logged >= ROWS * sum(each.statuses[200] for each in (warm, able, crowd, heard))

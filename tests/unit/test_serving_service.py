@@ -298,6 +298,12 @@ def test_explanations_have_limits_of_their_own(client, rows):
     assert client.logged() == [] and client.logged("rejected") == []  # an explanation is no prediction
 
 
+def test_a_row_with_more_columns_than_the_evaluations_pay_for_is_refused(copy, rows):
+    client = Client(Application(settings(copy, explain_evaluations=8), {}).start())
+    response = client("POST", "/explain", json={"rows": rows[:1]})
+    assert response.status_code == 400 and "in at most 4 columns, for 8 evaluations" in errors(response)[0]["problem"]
+
+
 def test_an_explanation_gives_up_with_its_caller(client, rows):
     client.application.answers.explanations.timeout_s = 0
     response = client("POST", "/explain", json={"rows": rows[:1]})
