@@ -257,7 +257,8 @@ class LocalTarget(Running):
             check_port(request.host, request.port)
         for door in doors(request.folder):
             if (told := ask_door(door)) and told["host"] != request.host:
-                must, do = "the address of a port that is open must stay", f"Type mlworkbench stop {request.name}, and deploy again"
+                must = "the address of a port that is open must stay"
+                do = f"Type mlworkbench stop {request.name}, and deploy again"
                 raise InputError(problem("deployment.host", must, f"{request.host} in place of {told['host']}", do))
 
     def wanted(self, request: Request) -> dict[str, str]:
