@@ -11,7 +11,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from ..core.jobs import report
 from . import supervisor
 from .client import Client
 from .keys import ensure_keys
-from .targets import Request, certificate_of, check_port
+from .targets import Request, Target, certificate_of, check_port
 
 # %% ../../nbs/63_deployment.local.ipynb #c006
 KEPT = 10
@@ -106,11 +106,15 @@ def _or_stopped(revision: Path) -> Iterator[None]:
             supervisor.stop(revision)
 
 # %% ../../nbs/63_deployment.local.ipynb #c012
-class LocalTarget:
+class LocalTarget(Target):
     """A supervised background process on this machine."""
 
-    def apply(self, request: Request, current: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Start the bundle of `request`, prove it, let it take over from `current`."""
+    name = "local"
+
+    def wanted(self, request: Request) -> dict[str, str]:
+        return super().wanted(request) | {"environment": request.environment, "workers": str(request.workers)}
+
+    def apply(self, request: Request, current: Mapping[str, Any] | None, step: Callable[[str], None]) -> dict[str, Any]:
         former = self._former(request, current)
         port = request.port or (former and current["port"]) or free_port(request.host)
         same = former is not None and port == current["port"]
@@ -127,7 +131,7 @@ class LocalTarget:
         if former is not None and not same:
             supervisor.stop(former)
         return {"url": request.url(port), "port": port, "revision": int(revision.name), "path": str(revision),
-                "check": check, "certificate": str(request.certificate or "")}
+                "check": check, "wanted": self.wanted(request), "certificate": str(request.certificate or "")}
 
     def _former(self, request: Request, current: Mapping[str, Any] | None) -> Path | None:
         """The running revision, if any; others that a killed deployment left running are ended."""
