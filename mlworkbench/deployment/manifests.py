@@ -8,7 +8,6 @@ __all__ = ['LONGEST', 'INSTANCE', 'MANAGED', 'DEPLOYMENT', 'BASE', 'dns_name', '
 
 # %% ../../nbs/62_deployment.manifests.ipynb #c003
 import base64
-import json
 import os
 import posixpath
 import re
@@ -71,7 +70,6 @@ class Wanted:
     cpu: float = 0.0
     memory_mb: int = 0
     workers: int = 1
-    timeout_s: float = 90.0  # to become ready
     request_s: float = 30.0  # the longest that a request takes
     drain_s: int = 5
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)  # keys.json, probe, metrics-key
@@ -98,8 +96,7 @@ class Values:
         address = urlsplit(wanted.url)
         self.host, self.secured = address.hostname or "", address.scheme == "https"
         self.grace_s = round(wanted.drain_s + wanted.request_s + 10)
-        self.start_periods = max(5, round(wanted.timeout_s / 2))
-        self.progress_s = self.start_periods * 2 + 60  # an image that is new to the node comes on top
+        self.start_periods = 150  # of 2 s: how long a start may take is the proof's business; this only ends one that hangs
         self.annotations = {DEPLOYMENT: wanted.deployment, **wanted.marks}
 
     def __getattr__(self, name: str) -> Any:
@@ -173,13 +170,15 @@ def _kustomizations(values: Values, found: Mapping[str, tuple[str, ...]]) -> dic
     for name, files in found.items():
         told[f"components/{name}"] = {"about": f"Optional: {name}", "kind": "Component", "resources": listed(files)}
     small = [f"../../components/{name}" for name in found if name == "log"]
-    told["overlays/dev"] = {"about": "One replica, in a namespace of its own, reached from within the cluster",
-                            "namespace": f"{values.namespace}-dev", "resources": ["../../base"], "components": small, "replicas": 1}
+    about = "One replica, in a namespace of its own, reached from within the cluster"
+    told["overlays/dev"] = {"about": about, "namespace": f"{values.namespace}-dev", "resources": ["../../base"],
+                            "components": small, "replicas": 1}
     told["overlays/production"] = {"about": "All that was asked for", "namespace": values.namespace, "resources": ["../../base"],
                                    "components": [f"../../components/{name}" for name in found]}
     told["kserve"] = {"about": "In place of an overlay, where KServe is", "namespace": values.namespace,
                       "resources": listed(("inference-service", "secret", "service-account", *found.get("log", ())))}
-    return {folder: {"kind": "Kustomization", "namespace": "", "components": [], "replicas": 0, **one} for folder, one in told.items()}
+    plain = {"kind": "Kustomization", "namespace": "", "components": [], "replicas": 0}
+    return {folder: plain | one for folder, one in told.items()}
 
 # %% ../../nbs/62_deployment.manifests.ipynb #c014
 def _block(value: Any) -> str:
