@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import httpx
 import jsonschema
 import kubernetes_validate.utils as published
 import yaml
@@ -97,10 +96,14 @@ class Service:
             )
 
     def ready(self) -> bool:
+        there = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
         try:
-            return httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=2, trust_env=False).status_code == 200
-        except httpx.TransportError:
+            there.request("GET", "/readyz")
+            return there.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
             return False
+        finally:
+            there.close()
 
 
 class KubeServer:
@@ -118,7 +121,7 @@ class KubeServer:
         self.objects: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.services: dict[str, Service] = {}
         self.writes: list[str] = []  # method, kind/name of each accepted change
-        self.before: Callable[[str, str], None] = lambda method, path: None  # a test may end a client in the middle
+        self.before: Callable[[str, str, bytes], bytes] = lambda method, path, body: body  # a test may interfere
         self.lock, self._version, self._ended = threading.RLock(), 0, threading.Event()
 
     def __enter__(self) -> "KubeServer":
@@ -414,7 +417,7 @@ class _Api(_Handler):
         kind = (PLURALS | READ_ONLY).get((prefix, plural))
         if kind is None or (kind in CUSTOM and kind not in self.kube.custom):
             raise Refused(404, "NotFound", "the server could not find the requested resource")
-        self.kube.before(self.command, address.path)
+        body = self.kube.before(self.command, address.path, body)
         if (self.command, plural) in self.kube.forbidden:
             words = f'{plural} is forbidden: User "me" cannot {self.command.lower()} resource "{plural}"'
             raise Refused(403, "Forbidden", words)
@@ -458,7 +461,7 @@ class _Api(_Handler):
         if self.command == "PATCH" and kind in KINDS:
             if self.headers["Content-Type"] != "application/apply-patch+yaml" or not query.get("fieldManager"):
                 raise Refused(415, "UnsupportedMediaType", "only server-side apply by a field manager is understood here")
-            return self.kube.apply(kind, namespace, name, yaml.safe_load(body), query.get("dryRun") == "All")
+            return self.kube.apply(kind, namespace, name, json.loads(body), query.get("dryRun") == "All")
         raise Refused(405, "MethodNotAllowed", f"{self.command} is not supported")
 
 

@@ -48,6 +48,8 @@ def _kubeconfig(environ: Mapping[str, str]) -> str:
 
 def _configured(kubernetes: Any, context: str, environ: Mapping[str, str]) -> tuple[Any, str]:
     """The client's configuration, and the namespace of the context."""
+    import yaml
+
     path, configuration = _kubeconfig(environ), kubernetes.client.Configuration()
     files = [Path(one).expanduser() for one in path.split(os.pathsep) if one]
     if not any(one.is_file() for one in files):
@@ -65,10 +67,10 @@ def _configured(kubernetes: Any, context: str, environ: Mapping[str, str]) -> tu
             raise InputError(problem("kubernetes", must, repr(chosen), closest(chosen, known)))
         kubernetes.config.load_kube_config(config_file=path, context=chosen, client_configuration=configuration,
                                            persist_config=False)
-    except (kubernetes.config.ConfigException, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (kubernetes.config.ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         if isinstance(error, WorkbenchError):
             raise
-        told = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        told = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(problem("kubernetes", f"the kubeconfig {path} must be one that can be used", told)) from None
     return configuration, known[chosen].get("namespace", "")
 

@@ -191,7 +191,7 @@ def _parsed(name: str, text: str) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load(text)
+        found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # ten times as fast, where it is
     except yaml.YAMLError as error:
         raise WorkbenchError(problem(name, "a manifest must be YAML", error)) from None
     if not isinstance(found, dict) or not {"apiVersion", "kind"} <= set(found):

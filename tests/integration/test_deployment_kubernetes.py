@@ -4,7 +4,7 @@ import copy
 import json
 import os
 import shutil
-import time
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,14 +12,17 @@ import pandas as pd
 import pytest
 from handmade_bundle import census, fitted_pipeline
 from kube_server import KubeServer, until
+from kube_server import Refused as Unavailable
 
 from mlworkbench.bundling.build import build_bundle
+from mlworkbench.bundling.parity import free_port
 from mlworkbench.bundling.verify import CERTIFICATE, MANIFEST, SOURCE, bundle_sha256, hash_files, seal
-from mlworkbench.core.errors import GateFailed, InputError, MissingPart
+from mlworkbench.core.errors import GateFailed, InputError, MissingPart, WorkbenchError
 from mlworkbench.core.workspace import workspace
 from mlworkbench.deployment import kubernetes, targets
 from mlworkbench.deployment.deploy import deploy, roll_back, stop_deployment
 from mlworkbench.deployment.keys import add_key
+from mlworkbench.deployment.manifests import Wanted, assemble, render_manifests
 from mlworkbench.deployment.plan import asked, plan_deployment
 from mlworkbench.serving.integrity import content_sha256
 
@@ -91,7 +94,7 @@ def cluster(double, home, monkeypatch) -> Iterator[KubeServer]:
     monkeypatch.setattr(kubernetes, "_proved_image", lambda request, engine: f"registry.test/{request.tag}")
     double.writes.clear()
     yield double
-    double.before, double.forbidden, double.custom = lambda method, path: None, set(), {"HTTPRoute", "ServiceMonitor"}
+    double.before, double.forbidden, double.custom = lambda method, path, body: body, set(), {"HTTPRoute", "ServiceMonitor"}
     for name in [artifact.name for artifact in workspace().ledger.artifacts("deployment")]:
         stop_deployment(name)
     until(lambda: not left(double))
@@ -137,3 +140,187 @@ def test_the_whole_life_of_a_deployment_in_a_cluster(cluster, bundles, rows):
     served.stop()
     assert served.status()["state"] == "stopped"
     served.stop()
+
+
+def state(double: KubeServer) -> dict:
+    """All objects but pods, without what the cluster keeps of each."""
+    found = [one for kind in LIVE if kind != "Pod" for one in double.of(kind)]
+    return {f"{one['kind']}/{one['metadata']['name']}": copy.deepcopy(one.get("spec", one.get("data"))) for one in found}
+
+
+@pytest.mark.parametrize(("bundle", "images", "told"), [
+    ("wrong", {}, "the notebook's own predictions"),  # the image is another's
+    ("wrong", {"wrong": "wrong"}, "find nothing wrong|pods up, got"),  # it refuses to serve, by itself
+    ("better", {"better": None}, "ImagePullBackOff"),
+])
+def test_what_is_not_proved_never_takes_over(cluster, bundles, rows, monkeypatch, bundle, images, told):
+    mine = {bundle_sha256(bundles[name]): bundles[to] for name, to in images.items() if to}
+    gone = [bundle_sha256(bundles[name]) for name, to in images.items() if to is None]
+    monkeypatch.setattr(cluster, "images", {k: v for k, v in (cluster.images | mine).items() if k not in gone})
+    history = list((workspace().deployments / "people" / "kubernetes").glob("*"))
+    with pytest.raises(GateFailed, match=told):
+        up(bundles[bundle])
+    assert until(lambda: not left(cluster)) and history == list((workspace().deployments / "people" / "kubernetes").glob("*"))
+    served = up(bundles["good"])
+    before, names = state(cluster), pods(cluster)
+    with pytest.raises(GateFailed, match=told):
+        up(bundles[bundle])
+    assert until(lambda: pods(cluster) == names) and state(cluster) == before
+    assert served.status()["state"] == "running" and len(served.predict(rows.head(3))) == 3
+
+
+def test_what_fails_after_the_change_is_taken_back_with_the_keys_of_today(cluster, bundles, rows):
+    served = up(bundles["good"])
+    before = state(cluster)
+    add_key(workspace().deployments / "people", ["predict"], label="new")
+
+    def fail(method: str, path: str, body: bytes) -> bytes:
+        if path.endswith("services/people:http/proxy/predict"):
+            raise Unavailable(503, "ServiceUnavailable", "no endpoints available")
+        return body
+
+    cluster.before = fail
+    with pytest.raises(GateFailed, match="every golden row with 200, got 503"):
+        up(bundles["better"], replicas=2)
+    cluster.before = lambda method, path, body: body
+    after = state(cluster)
+    assert after.pop("Secret/people") != before.pop("Secret/people") and after == before
+    assert until(lambda: len(pods(cluster)) == 1) and len(served.predict(rows.head(3))) == 3
+    assert plan_deployment(bundles["good"], name="people", target="kubernetes").plan.changes[0].what == "keys"
+
+
+def test_an_apply_that_was_killed_at_any_step_is_finished_by_the_next(cluster, bundles, rows):
+    served, now, other, step = up(bundles["good"]), "good", "better", 0
+    while True:
+        step += 1
+        request, child = asked(bundles[other], "people", 60, {}), os.fork()
+        if child == 0:  # as kill -9 ends it: nothing is tidied up
+            calls, target = iter(range(1, 100)), kubernetes.KubernetesTarget()
+            target.apply(target.prepare(request), served.details["made"], lambda words: next(calls) == step and os._exit(9))
+            os._exit(0)
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert len(served.predict(rows.head(3))) == 3
+        if ended == 0:
+            break
+        assert ended == 9
+        if step % 2:  # the next one asks for the same; otherwise for what ran before
+            now, other = other, now
+        served = up(bundles[now])
+        assert not any("proof" in name for name in left(cluster)) and served.status()["state"] == "running"
+        deployed = cluster.of("Deployment")[0]["spec"]["template"]["metadata"]["annotations"]
+        assert deployed["org.mlworkbench.bundle.sha256"] == bundle_sha256(bundles[now])
+    assert step == 8
+
+
+def test_it_answers_all_through_an_update(cluster, bundles, rows):
+    served = up(bundles["good"])
+    answered, faults, ended = [], [], threading.Event()
+
+    def ask() -> None:
+        while not ended.is_set():
+            try:
+                answered.append(len(served.predict(rows.head(2))))
+            except WorkbenchError as error:
+                faults.append(str(error))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        up(bundles["better"])
+    finally:
+        ended.set()
+        asking.join(30)
+    assert faults == [] and len(answered) > 20
+
+
+def test_parts_come_and_go_with_their_settings_and_drift_is_seen(cluster, bundles, monkeypatch):
+    wanted = {"MAX_REPLICAS": "3", "METRICS": "true", "LOG_CLASS": "shared", "MONITOR_IMAGE": "registry.test/mlworkbench:1"}
+    with monkeypatch.context() as patch:
+        for name, value in wanted.items():
+            patch.setenv(f"MLWORKBENCH_DEPLOYMENT_KUBERNETES_{name}", value)
+        up(bundles["good"])
+        kinds = {one.split()[0] for one in left(cluster)}
+        assert {"HorizontalPodAutoscaler", "ServiceMonitor", "CronJob", "Ingress"} <= kinds
+        with cluster.lock:  # autoscaling makes a second replica: nobody's difference
+            cluster.of("Deployment")[0]["spec"]["replicas"] = 2
+        assert until(lambda: len(pods(cluster)) == 2)
+        assert plan_deployment(bundles["good"], name="people", target="kubernetes").plan.action == "nothing"
+        cluster.custom = set()
+        with pytest.raises(MissingPart, match="the kind ServiceMonitor, got none of it. Install the Prometheus operator"):
+            plan = up(bundles["good"])
+        cluster.custom = {"ServiceMonitor"}
+    plan = plan_deployment(bundles["good"], name="people", target="kubernetes").plan
+    assert {"CronJob people-monitor", "HorizontalPodAutoscaler people"} <= {c.what for c in plan.changes if c.then == "removed"}
+    up(bundles["good"])
+    assert not {"HorizontalPodAutoscaler", "ServiceMonitor", "CronJob"} & {one.split()[0] for one in left(cluster)}
+    with cluster.lock:
+        cluster.of("Deployment")[0]["spec"]["replicas"] = 0
+    assert until(lambda: not pods(cluster))
+    plan = plan_deployment(bundles["good"], name="people", target="kubernetes").plan
+    assert plan.action == "update" and "changed: spec.replicas" in [c.then for c in plan.changes]
+    assert up(bundles["good"]).status()["replicas"] == "1 of 1"
+    stop_deployment("people")
+    assert [one["metadata"]["name"] for one in cluster.of("PersistentVolumeClaim")] == ["people-log"], "the log stays"
+    cluster.delete("PersistentVolumeClaim", "models", "people-log")
+
+
+def test_a_deployment_keeps_to_its_namespace_and_off_what_is_not_its_own(cluster, bundles, monkeypatch):
+    up(bundles["good"], "people_eu")
+    with pytest.raises(InputError, match="must be free, or this deployment's, got people_eu"):
+        up(bundles["good"], "people.eu")
+    monkeypatch.setenv("MLWORKBENCH_DEPLOYMENT_KUBERNETES_NAMESPACE", "default")
+    with pytest.raises(InputError, match="must stay in its cluster and namespace"):
+        up(bundles["better"], "people_eu")
+    monkeypatch.setenv("MLWORKBENCH_DEPLOYMENT_KUBERNETES_NAMESPACE", "nowhere")
+    with pytest.raises(InputError, match="namespaces \"nowhere\" not found. Type: kubectl create namespace nowhere"):
+        up(bundles["good"], "elsewhere")
+
+
+def test_no_cluster_no_credentials_and_no_right_are_three_things(cluster, bundles, home, tmp_path, monkeypatch):
+    served = up(bundles["good"])
+    cluster.forbidden = {("PATCH", "deployments")}
+    with pytest.raises(MissingPart, match="the right to PATCH .*cannot patch"):
+        up(bundles["better"])
+    cluster.forbidden = set()
+    cluster.kubeconfig(home / "kubeconfig", token="stolen")
+    with pytest.raises(MissingPart, match="accept the kubeconfig's credentials, got Unauthorized"):
+        up(bundles["better"])
+    cluster.kubeconfig(home / "kubeconfig", server=f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(MissingPart, match="a cluster must answer at http://127.0.0.1.*refused"):
+        up(bundles["better"])
+    assert served.status()["state"] == "unreachable"
+    assert any("must answer" in note for note in plan_deployment(bundles["good"], name="people", target="kubernetes").plan.notes)
+    (home / "kubeconfig").write_text("contexts: [nonsense")
+    with pytest.raises(InputError, match="must be one that can be used"):
+        up(bundles["better"])
+    with monkeypatch.context() as patch:
+        patch.setenv("KUBECONFIG", str(tmp_path / "none"))
+        with pytest.raises(MissingPart, match="no file at"):
+            up(bundles["better"])
+    cluster.kubeconfig(home / "kubeconfig")
+    monkeypatch.setenv("MLWORKBENCH_DEPLOYMENT_KUBERNETES_CONTEXT", "doubel")
+    with pytest.raises(InputError, match="Did you mean 'double'"):
+        up(bundles["better"])
+    monkeypatch.delenv("MLWORKBENCH_DEPLOYMENT_KUBERNETES_CONTEXT")
+    assert served.status()["state"] == "running"
+
+
+@pytest.mark.parametrize(("change", "status", "told"), [
+    (lambda one: one["spec"].update(replica=2), 422, "replica"),
+    (lambda one: one["spec"].update(replicas="two"), 422, "spec.replicas"),
+    (lambda one: one["spec"].pop("selector"), 422, "selector"),
+    (lambda one: one["metadata"]["labels"].update(long="x" * 64), 422, "a name or label"),
+    (lambda one: one["spec"]["selector"]["matchLabels"].update(other="x"), 422, "field is immutable"),
+])
+def test_the_double_refuses_what_a_cluster_refuses(cluster, change, status, told):
+    objects = assemble(render_manifests(Wanted(deployment="other", image="x:1", namespace="models", secrets={"probe": "t"})))
+    one = next(o for o in objects if o["kind"] == "Deployment")
+    cluster.objects["Deployment", "models", "other"] = copy.deepcopy(one) | {"metadata": {
+        **one["metadata"], "uid": "u", "creationTimestamp": "", "generation": 1, "resourceVersion": "1"}}
+    try:
+        change(one)
+        with pytest.raises(Unavailable, match=told) as refused:
+            cluster.apply("Deployment", "models", "other", one, dry=True)
+        assert refused.value.status == status
+    finally:
+        del cluster.objects["Deployment", "models", "other"]
