@@ -151,7 +151,7 @@ def refusal(status: int, body: Any, method: str, path: str) -> WorkbenchError:
         do = "Log in again, or renew the credentials in the kubeconfig"
         return MissingPart(problem("kubernetes", "the cluster must accept the kubeconfig's credentials", words, do))
     if status == 403:
-        do = "Ask for the role `edit` in the namespace (docs: RBAC)"
+        do = "Ask for the ClusterRole `edit` in the namespace: it has all that is needed"
         return MissingPart(problem("kubernetes", f"you must have the right to {method.upper()} {path}", words, do))
     if status == 404 and told.get("details", {}).get("kind") == "namespaces":
         do = f"Type: kubectl create namespace {told['details'].get('name', 'NAME')}"

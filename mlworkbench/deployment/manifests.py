@@ -35,7 +35,7 @@ def dns_name(name: str) -> str:
     found = re.sub(r"[._]+", "-", name)
     if not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", found) or len(found) > LONGEST:
         must = f"a name in a cluster must be letters, digits and '-', begin with a letter, and have at most {LONGEST}"
-        better = re.sub(r"[^a-z0-9-]+", "-", f"m-{found}" if found[:1].isdigit() else found)[:LONGEST].strip("-") or "model"
+        better = re.sub(r"[^a-z0-9]+", "-", f"m-{found}" if found[:1].isdigit() else found)[:LONGEST].strip("-") or "model"
         raise InputError(problem("kubernetes", must, repr(name), f"Try name={better!r}"))
     return found
 

@@ -1,9 +1,15 @@
 """The target `kubernetes` against a test double of a cluster (tests/kube_server.py), whose pods really serve the bundles."""
 
+import contextlib
 import copy
 import json
 import os
+import re
 import shutil
+import socket
+import subprocess
+import sys
+import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +23,9 @@ from kube_server import Refused as Unavailable
 from mlworkbench.bundling.build import build_bundle
 from mlworkbench.bundling.parity import free_port
 from mlworkbench.bundling.verify import CERTIFICATE, MANIFEST, SOURCE, bundle_sha256, hash_files, seal
+from mlworkbench.containers.engine import find_engine
 from mlworkbench.core.errors import GateFailed, InputError, MissingPart, WorkbenchError
+from mlworkbench.core.jobs import end_group
 from mlworkbench.core.workspace import workspace
 from mlworkbench.deployment import kubernetes, targets
 from mlworkbench.deployment.deploy import deploy, roll_back, stop_deployment
@@ -189,15 +197,20 @@ def test_what_fails_after_the_change_is_taken_back_with_the_keys_of_today(cluste
     assert plan_deployment(bundles["good"], name="people", target="kubernetes").plan.changes[0].what == "keys"
 
 
+def apply_until(step: int, request: targets.Request, made: dict) -> None:
+    """Apply, and end this process at that step; with 0 when there is none."""
+    calls, target = iter(range(1, 100)), kubernetes.KubernetesTarget()
+    target.apply(target.prepare(request), made, lambda words: next(calls) == step and os._exit(9))
+    os._exit(0)
+
+
 def test_an_apply_that_was_killed_at_any_step_is_finished_by_the_next(cluster, bundles, rows):
     served, now, other, step = up(bundles["good"]), "good", "better", 0
     while True:
         step += 1
         request, child = asked(bundles[other], "people", 60, {}), os.fork()
         if child == 0:  # as kill -9 ends it: nothing is tidied up
-            calls, target = iter(range(1, 100)), kubernetes.KubernetesTarget()
-            target.apply(target.prepare(request), served.details["made"], lambda words: next(calls) == step and os._exit(9))
-            os._exit(0)
+            apply_until(step, request, served.details["made"])
         ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         assert len(served.predict(rows.head(3))) == 3
         if ended == 0:
@@ -303,6 +316,61 @@ def test_no_cluster_no_credentials_and_no_right_are_three_things(cluster, bundle
         up(bundles["better"])
     monkeypatch.delenv("MLWORKBENCH_DEPLOYMENT_KUBERNETES_CONTEXT")
     assert served.status()["state"] == "running"
+
+
+def test_the_nightly_job_reads_what_the_pods_wrote(cluster, bundles, rows, monkeypatch, tmp_path):
+    for name, value in {"LOG_CLASS": "shared", "MONITOR_IMAGE": "registry.test/mlworkbench:1"}.items():
+        monkeypatch.setenv(f"MLWORKBENCH_DEPLOYMENT_KUBERNETES_{name}", value)
+    served = up(bundles["good"], "watched")
+    container = cluster.of("CronJob")[0]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
+    log = cluster.service_of(cluster.of("Pod")[0]).home / "log"
+    places = {"MLW_BUNDLE": str(bundles["good"]), "MLW_LOG_DIR": str(log)}
+    environ = {one["name"]: one["value"] for one in container["env"]} | places
+
+    def look() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *container["command"][1:]]
+        return subprocess.run(command, env={**os.environ, **environ}, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    served.predict(rows.head(300))
+    told = look()
+    assert told.returncode == 0 and told.stdout.startswith("No alarm"), told.stdout + told.stderr
+    served.predict(rows.assign(age=95.0))
+    told = look()
+    assert told.returncode == 1 and "age" in told.stdout and not told.stderr
+    stop_deployment("watched")
+    cluster.delete("PersistentVolumeClaim", "models", "watched-log")
+
+
+@pytest.fixture
+def registry(need, tmp_path) -> Iterator[str]:
+    """A real registry on loopback."""
+    program, port = need("docker-registry", "On Debian: apt-get install docker-registry"), free_port()
+    settings = {"version": "0.1", "log": {"level": "error"}, "http": {"addr": f"127.0.0.1:{port}"},
+                "storage": {"filesystem": {"rootdirectory": str(tmp_path / "registry")}}}
+    (tmp_path / "registry.yml").write_text(json.dumps(settings), encoding="utf-8")
+    process = subprocess.Popen([program, "serve", tmp_path / "registry.yml"], start_new_session=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with contextlib.closing(socket.socket()) as probe:
+            assert until(lambda: probe.connect_ex(("127.0.0.1", port)) == 0)
+        yield f"127.0.0.1:{port}/team"
+    finally:
+        end_group(process)
+
+
+def test_an_image_is_pushed_and_named_by_its_digest(registry, need, tmp_path):
+    need("docker", "Install Docker")
+    engine, name, empty = find_engine(), f"mlw-push-{os.getpid()}:1", tmp_path / "empty.tar"
+    tarfile.open(empty, "w").close()
+    engine.run("import", empty, name)
+    pushed = kubernetes.push_image(engine, name, registry)
+    try:
+        assert re.fullmatch(rf"{registry}/mlw-push-{os.getpid()}@sha256:[0-9a-f]{{64}}", pushed)
+        with pytest.raises(MissingPart, match="the registry .* must take the image, got .*Log in: docker login 127.0.0.1"):
+            kubernetes.push_image(engine, name, f"127.0.0.1:{free_port()}/team")
+    finally:
+        held = engine.run("image", "inspect", "--format", "{{.Id}}", name).output.strip()
+        engine.run("rmi", "--force", held)
 
 
 @pytest.mark.parametrize(("change", "status", "told"), [
