@@ -14,7 +14,7 @@ from typing import Any
 from ..core.errors import InputError
 from ..core.jobs import report
 from ..core.workspace import now, workspace
-from .supervisor import write_json
+from .files import write_json
 
 # %% ../../nbs/63_deployment.steps.ipynb #c006
 NOTE = "applying.json"
