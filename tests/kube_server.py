@@ -341,8 +341,17 @@ def _ready(pod: dict[str, Any]) -> bool:
     return any(state["ready"] for state in pod["status"].get("containerStatuses", []))
 
 
+class _Listener(ThreadingHTTPServer):
+    request_queue_size = 128
+
+    def handle_error(self, *where: Any) -> None:
+        """A caller that goes in the middle of an answer is no fault."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(*where)
+
+
 def _serve(server: KubeServer, handler: type) -> ThreadingHTTPServer:
-    found = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, server))
+    found = _Listener(("127.0.0.1", 0), functools.partial(handler, server))
     found.daemon_threads = True
     threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     return found

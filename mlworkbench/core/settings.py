@@ -78,6 +78,8 @@ RUNNING = {
     "deployment.tls_key": Key(str, "file with the private key of that certificate (PEM, without a passphrase)"),
     "deployment.kubernetes_context": Key(str, "context of the kubeconfig; empty: its current one"),
     "deployment.kubernetes_namespace": Key(str, "namespace; empty: that of the context"),
+    "deployment.kubernetes_image": Key(str, "image that others built and pushed, such as registry.example.com/{name}:{version}; "
+                                       "empty: it is built here"),
     "deployment.kubernetes_registry": Key(str, "registry that images are pushed to, such as registry.example.com/team; empty: "
                                           "the cluster's nodes have them"),
     "deployment.kubernetes_pull_secret": Key(str, "Secret of the namespace by which nodes pull images; empty: none is needed"),

@@ -94,12 +94,11 @@ def double(home, bundles) -> Iterator[KubeServer]:
 
 @pytest.fixture
 def cluster(double, home, monkeypatch) -> Iterator[KubeServer]:
-    """The double, reached by a kubeconfig; images are taken for built. Whatever is left in it at the end is a fault."""
+    """The double, reached by a kubeconfig; images are built elsewhere. Whatever is left in it at the end is a fault."""
     monkeypatch.setenv("KUBECONFIG", str(double.kubeconfig(home / "kubeconfig")))
     monkeypatch.setenv("MLWORKBENCH_DEPLOYMENT_KUBERNETES_URL", double.front.replace("127.0.0.1", "localhost"))
     monkeypatch.setitem(targets.BUILT_IN, "kubernetes", "mlworkbench.deployment.kubernetes:KubernetesTarget")
-    monkeypatch.setattr(kubernetes, "find_engine", lambda name: None)
-    monkeypatch.setattr(kubernetes, "_proved_image", lambda request, engine: f"registry.test/{request.tag}")
+    monkeypatch.setenv("MLWORKBENCH_DEPLOYMENT_KUBERNETES_IMAGE", "registry.test/{name}:{version}")
     double.writes.clear()
     yield double
     double.before, double.forbidden, double.custom = lambda method, path, body: body, set(), {"HTTPRoute", "ServiceMonitor"}
