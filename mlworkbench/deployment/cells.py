@@ -41,6 +41,9 @@ class Seen:
     care: np.ndarray
 
 
+_NONE = np.zeros(0, bool)  # the care of a column of which the whole was seen to need none
+
+
 def arrow_type(column: Column) -> pa.DataType:
     """Arrow's type for the cleaned values of a column that holds no lists."""
     if column.type == "datetime":
@@ -251,7 +254,21 @@ class AllFaults(list):
         self.append(fault(problem, row=int(self.rows[row]), column=column, got=got))
 
 
+def _plainly(check: ColumnCheck, cells: pa.Array) -> bool:
+    """Whether the lowest and the highest of a column of doubles tell that no cell needs care; NaN is neither."""
+    if check.column.type != "number" or cells.type != pa.float64() or cells.null_count or check.known is not None:
+        return False
+    numbers, limit = cells.to_numpy(), 3.4e38 if "32" in check.dtype else np.finfo(float).max
+    if not len(numbers):
+        return False
+    low, high = numbers.min(), numbers.max()
+    return bool(low >= max(-limit, check.low if check.low is not None else -limit)) and bool(
+        high <= min(limit, check.high if check.high is not None else limit))
+
+
 def _look(check: ColumnCheck, cells: pa.Array, text: bool) -> Seen:
+    if not text and _plainly(check, cells):
+        return Seen(cells, _NONE)
     column = check.column
     seen = (_TEXT_LOOKS if text else _LOOKS)[column.type](cells, column)
     care = seen.care
@@ -271,6 +288,8 @@ def _read_column(check: ColumnCheck, cells: pa.Array, text: bool, into: Looked) 
     column = check.column
     listed = column.type == "list"
     seen = None if listed else _look(check, cells, text)
+    if seen and seen.care is _NONE:
+        return seen.values
     places = np.arange(len(cells)) if listed else np.flatnonzero(seen.care)
     if not len(places):
         return [] if listed else seen.values
@@ -310,7 +329,10 @@ def look_at(checks: Sequence[ColumnCheck], table: pa.Table, text: bool) -> Looke
 def _cells(table: pa.Table, name: str) -> pa.Array:
     if name not in table.column_names:
         return pa.nulls(table.num_rows, pa.string())
-    cells = table.column(name).combine_chunks()
+    cells = table.column(name)
+    if cells.num_chunks == 1:
+        return cells.chunk(0)
+    cells = cells.combine_chunks()
     return cells if isinstance(cells, pa.Array) else pa.concat_arrays(cells.chunks)
 
 # %% ../../nbs/65_deployment.cells.ipynb #c020

@@ -20,7 +20,7 @@ from .. import __version__
 from ..core.errors import InputError, check_known, problem
 from ..core.jobs import listening, report
 from ..core.results import Result
-from .crew import Crew, Told, do_here, do_on_cluster
+from .crew import Crew, Told, cores, do_here, do_on_cluster
 from .journal import DONE, QUARANTINE, Output
 from .scorer import BatchPredictor, Origin, check_columns, contract_of, find_origin, open_predictor
 from .tables import BATCH, Part, Table, cut_parts, open_tables
@@ -138,11 +138,11 @@ def _job(origin: Origin, tables: Sequence[Table], options: dict[str, Any]) -> di
 _PAYS = 500_000  # rows
 
 
-def _hands(workers: int | None, parts: Sequence[Part], origin: Origin) -> int:
+def _hands(workers: int | None, parts: Sequence[Part], origin: Origin, predictor: BatchPredictor) -> int:
     if origin.kind == "memory" or len(parts) < 2:
         return 1
     if workers is None:
-        workers = (os.cpu_count() or 1) if sum(part.rows for part in parts) >= _PAYS else 1
+        workers = 1 if predictor.beside or sum(part.rows for part in parts) < _PAYS else cores()
     return min(workers, len(parts))
 
 
@@ -199,7 +199,7 @@ def score(
     scores
         Whether probabilities, or decision scores, are written beside the predictions.
     workers
-        Processes of this machine; None: one a core where that pays.
+        Processes of this machine; None: one a core where that pays, and one alone of a model that threads can ask.
     part_rows
         About how many rows are done at once or not at all.
     engine
@@ -240,7 +240,7 @@ def score(
     place = Output(output, _job(origin, tables, options))
     plan = Plan(origin, tuple(tables), place.folder, place.id, format, tuple(ids), tuple(ignore), scores)
     with place.opened() as handle:
-        return _run(plan, place, parts, predictor, handle, _hands(workers, parts, origin), address)
+        return _run(plan, place, parts, predictor, handle, _hands(workers, parts, origin, predictor), address)
 
 
 def _address(engine: str, cluster: str | None) -> str | None:

@@ -7,6 +7,7 @@ __all__ = ['Scored', 'Answering', 'BatchPredictor', 'Origin', 'find_origin', 'op
 
 # %% ../../nbs/66_deployment.scorer.ipynb #c003
 import re
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,8 +29,10 @@ from ..serving.integrity import MANIFEST, library_faults, service_settings
 from ..serving.methods import dense, reaches
 from ..serving.order import in_order
 from ..serving.predictor import Predictor, Question
+from ..serving.privacy import ColumnVeil, make_veil
 from ..serving.sagemaker import cell_reader
 from ..serving.signature import Checked, Signature
+from ..serving.tensors import Tensors
 
 # %% ../../nbs/66_deployment.scorer.ipynb #c006
 def _column(values: Any) -> pa.Array:
@@ -42,6 +45,13 @@ def _column(values: Any) -> pa.Array:
     if array.ndim == 1 and array.dtype.kind in "iu":
         return pa.array(array.astype("uint64" if array.dtype == "uint64" else "int64"))
     return pa.array(array) if array.ndim == 1 and array.dtype.kind in "bU" else pa.array(values)
+
+
+def _named(classes: np.ndarray, places: np.ndarray) -> Any:
+    """Classes by their places; texts as a dictionary's, since a million of them take longer to write than to predict."""
+    if classes.dtype.kind != "U" or places.ndim != 1:
+        return classes.take(places)
+    return pa.DictionaryArray.from_arrays(pa.array(places.astype(np.int32)), pa.array(classes))
 
 
 def _share_columns(shares: Any, names: Sequence[Any] | None) -> dict[str, pa.Array]:
@@ -84,6 +94,9 @@ class Scored:
     flags: dict[int, list[str]] = field(default_factory=dict)
 
 
+_IN_CACHE = 4096  # rows
+
+
 class Answering(Predictor):
     """The part of a `BatchPredictor` that asks the model for columns of answers."""
 
@@ -95,12 +108,30 @@ class Answering(Predictor):
         whole = self._ask.direct or self._form in ("frame", "array")
         lists = _as_lists(values) if listed or not whole else {}
         if self._ask.direct:
-            found = self._ask.direct(lists or plain_columns(columns, values), rows)
+            found = self._direct(lists or plain_columns(columns, values), rows)
         elif lists:
             found = self._ask.given(self._data(Checked(lists, rows)), self.scored)
         else:
             found = self._ask.given(model_rows(self._form, columns, values, rows), self.scored)
         return self._as_columns(found, rows)
+
+    @property
+    def beside(self) -> bool:
+        """Whether the model may be asked by several threads at once: a graph does all of its work outside of Python."""
+        return isinstance(self.estimator, Tensors)
+
+    def _direct(self, columns: Mapping[str, Any], rows: int) -> dict[str, Any]:
+        """What a model that takes columns says; of a graph some rows after the others, so that they stay in the cache."""
+        graph = self.estimator
+        if not self.beside or "labels" in graph.keys and not isinstance(graph.classes_, np.ndarray):
+            return self._ask.direct(columns, rows)
+        step = max(1, _IN_CACHE // graph.at_once) * graph.at_once  # whole runs, as in one go: not a digit may change
+        some = ({name: v[start : start + step] for name, v in columns.items()} for start in range(0, rows, step))
+        parts = [graph.graph_answers(each, min(step, rows - place * step)) for place, each in enumerate(some)]
+        found = dict(zip(graph.keys, map(np.concatenate, zip(*parts, strict=True)), strict=True))
+        if "labels" in found:
+            found["predictions"] = _named(graph.classes_, found.pop("labels"))
+        return found
 
     def _as_columns(self, found: Mapping[str, Any], rows: int) -> dict[str, pa.Array]:
         scores = next((found[key] for key in ("probabilities", "decision") if found.get(key) is not None), None)
@@ -113,6 +144,8 @@ class Answering(Predictor):
         return told | self._scores(found, rows) if self.scored else told
 
     def _prediction(self, predictions: Any, rows: int) -> pa.Array:
+        if isinstance(predictions, pa.Array):
+            return predictions
         array = dense(predictions)
         array = array[:, 0] if getattr(array, "ndim", 1) == 2 and array.shape[1] == 1 else array
         if self.signature.answer == "value" and getattr(array, "ndim", 0) == 1 and array.dtype.kind in "fiubU":
@@ -159,14 +192,33 @@ class Answering(Predictor):
 class BatchPredictor(Answering):
     """A predictor of batches.
 
-    `scored` tells whether probabilities or decision scores are wanted, `aside` names columns that are not the model's.
+    `scored` tells whether probabilities or decision scores are wanted, `aside` names columns that are not the model's, `veil`
+    keeps private values out of what is told of refused rows.
     """
 
     aside: frozenset[str] = frozenset()
+    veil: ColumnVeil | None = None
 
     @in_order()
     def score_batch(self, batch: Batch) -> Scored:
-        """Check the rows and ask the model; a row that is refused does not stand in the way of the others."""
+        """Check the rows and ask the model; a row that is refused does not stand in the way of the others.
+
+        Raises
+        ------
+        RuntimeError
+            The model fails at rows of a bundle with private columns: its own words may hold their values.
+        """
+        if self.veil is None:
+            return self._scored_batch(batch)
+        try:
+            scored = self._scored_batch(batch)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise RuntimeError(_veiled(error)) from None
+        return replace(scored, faults=self.veil.errors(scored.faults))
+
+    def _scored_batch(self, batch: Batch) -> Scored:
         if batch.table is not None:
             checks = [self.signature._checks[name] for name in self.signature.names]
             looked = look_at(checks, batch.table, self.text)
@@ -229,6 +281,12 @@ class BatchPredictor(Answering):
             some = bad[start : start + few]
             found += [{**e, "row": some[e["row"]]} for e in self.signature.check([rows[i] for i in some]).errors]
         return found
+
+
+def _veiled(error: BaseException) -> str:
+    """A fault as it may be written where columns are private: its kind and its places in the code, not its words."""
+    places = "\n".join(f"{f.filename}:{f.lineno} in {f.name}" for f in traceback.extract_tb(error.__traceback__))
+    return f"{type(error).__name__}, whose words are left out since columns of the bundle are private, at\n{places}"
 
 
 def _spread(values: list[Any], places: Sequence[int], rows: int) -> list[Any]:
@@ -349,6 +407,7 @@ def open_predictor(origin: Origin, model: Model | None = None, *, prove: bool = 
     if origin.kind == "bundle":
         try:
             predictor = BatchPredictor.load(Path(origin.place) / SOURCE)
+            predictor.veil = make_veil(service_settings(Path(origin.place) / SOURCE), predictor.signature.names, None)
         except ServiceError as error:
             must = "this environment must be able to open its model"
             raise MissingPart(problem(f"bundle {origin.tag}", must, str(error))) from error
@@ -413,6 +472,10 @@ def check_columns(signature: Signature, table: Table, ids: Sequence[str], ignore
     if table.columns is None:
         return
     where, have = f"input {table.name}", set(table.columns)
+    if have and not have & {*signature.names, *ids, *ignore}:  # of a CSV, these are values then: they are not repeated
+        must = "its first line must name the columns" if table.kind == "csv" else "its columns must be the contract's"
+        known = f"{', '.join(signature.names[:8])}{', …' if len(signature.names) > 8 else ''}"
+        raise InputError(problem(where, must, "none that the model knows", f"It takes {known}"))
     for name in [*ids, *ignore]:
         if name not in have:
             raise NotFound(problem(where, "ids and ignored columns must be columns of the table", repr(name),

@@ -151,8 +151,9 @@ def _csv_header(path: Path) -> tuple[str, ...]:
         cells = next((cells for cells in csv.reader(file, strict=True) if cells), [])
     names = tuple(cell.strip() for cell in cells)
     if len(set(names)) < len(names):
-        twice = next(n for i, n in enumerate(names) if n in names[:i])
-        raise InputError(problem(f"input {path.name}", "the header must name a column once", f"{twice!r} twice"))
+        place = next(i for i, n in enumerate(names) if n in names[:i])
+        got = f"one name for the columns {names.index(names[place]) + 1} and {place + 1}"  # without a header, names are values
+        raise InputError(problem(f"input {path.name}", "its first line must name each column, and once", got))
     return names
 
 
