@@ -21,7 +21,6 @@ from typing import Any
 from ..core import errors
 from ..core.errors import MissingPart, WorkbenchError, problem
 from ..core.jobs import check_cancelled
-from .scorer import BatchPredictor
 from .tables import Part
 from .work import Plan, Worker
 
@@ -34,9 +33,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def do_here(plan: Plan, parts: Sequence[Part], predictor: BatchPredictor) -> Iterator[Told]:
+def do_here(worker: Worker, parts: Sequence[Part]) -> Iterator[Told]:
     """The parts one after another in this process."""
-    worker = Worker(plan, predictor, cores())
     for part in parts:
         for each in worker.steps(part):
             check_cancelled()
@@ -80,16 +78,14 @@ class Crew:
 
     Parameters
     ----------
-    plan
-        What is to be done.
     size
         How many processes.
     handle
         The open folder that holds the lock.
     """
 
-    def __init__(self, plan: Plan, size: int, handle: int):
-        self.plan, self.size, self.handle = plan, size, handle
+    def __init__(self, size: int, handle: int):
+        self.size, self.handle = size, handle
         self._told: queue.SimpleQueue[tuple[int, str, Any]] = queue.SimpleQueue()
         self._hands: list[subprocess.Popen] = []
 
@@ -121,8 +117,8 @@ class Crew:
             self._hands[number].stdin.write(json.dumps(content) + "\n")
             self._hands[number].stdin.flush()
 
-    def do(self, parts: Sequence[Part]) -> Iterator[Told]:
-        """The parts, each by the first process that is free.
+    def do(self, plan: Plan, parts: Sequence[Part]) -> Iterator[Told]:
+        """The parts of a plan, each by the first process that is free.
 
         Raises
         ------
@@ -131,7 +127,7 @@ class Crew:
         """
         waiting, busy = list(reversed(parts)), self.size
         for number in range(self.size):
-            self._send(number, self.plan.to_dict())
+            self._send(number, plan.to_dict())
         while busy:
             check_cancelled()
             try:

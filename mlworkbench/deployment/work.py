@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..core.errors import InputError, problem
-from .journal import QUARANTINE, placing
+from .journal import QUARANTINE, Places
 from .scorer import BatchPredictor, Origin, Scored, open_predictor
 from .tables import Batch, Part, Table, cut_parts, read_batches
 
@@ -39,7 +39,7 @@ class Plan:
     tables
         The input's files.
     output, job
-        The output's folder, and the id of the job.
+        The output's folder, and the id of the job; None: it is not known yet.
     format
         One of `FORMATS`.
     ids, ignore
@@ -51,7 +51,7 @@ class Plan:
     origin: Origin
     tables: tuple[Table, ...]
     output: Path
-    job: str
+    job: str | None
     format: str = "parquet"
     ids: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
@@ -194,6 +194,7 @@ class Opened:
 
     def __init__(self, plan: Plan, predictor: BatchPredictor | None = None, cores: int = 1):
         self.plan, self.predictor = plan, predictor or open_predictor(plan.origin)
+        self.places = Places(plan.output, plan.job)
         # a model in memory may be bound to its thread
         self.threads = 0 if plan.origin.kind == "memory" else cores if self.predictor.beside else 1
         signature = self.predictor.signature
@@ -263,7 +264,7 @@ class Worker(Opened):
         """
         table, plan = self.plan.tables[part.table], self.plan
         schema = self.schema(table)
-        with placing(plan.output, plan.job, part) as (folder, record):
+        with self.places.placing(part) as (folder, record):
             record |= {"file": table.name, "first": part.first, "rows": 0, "predicted": 0, "refused": 0, "flagged": 0}
             with contextlib.closing(_open_file(plan.format, folder / f"predictions.{plan.format}", schema)) as file:
                 for batch, scored in self._scored(table, part):

@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import traceback
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any
@@ -24,6 +25,7 @@ from mlworkbench.model.loading import load_model
 from mlworkbench.model.signature import infer_signature
 from mlworkbench.serving.order import in_order
 from mlworkbench.serving.predictor import Predictor
+from mlworkbench.serving.privacy import make_veil
 
 
 def cases() -> Iterator[Case]:
@@ -87,6 +89,22 @@ def test_rows_that_the_model_refuses_are_found_as_the_service_finds_them(strict,
         assert scored.columns["prediction"].to_pylist() == [expected["predictions"][i] for i in (0, 2, 4)]
         assert scored.columns["probability_True"].to_pylist() == [expected["probabilities"][i][1] for i in (0, 2, 4)]
         assert scored.flags == {}
+
+
+def test_a_model_that_fails_says_nothing_of_private_rows(strict):
+    class Talking(LinearRegression):
+        def predict(self, X):
+            raise RuntimeError(f"what is {X['city'].tolist()}?")
+
+    model, signature = strict
+    predictor = BatchPredictor(Talking().fit([[1.0], [2.0]], [1, 2]), signature)
+    batch = Batch(0, 1, pa.table({"city": ["Bern"], "age": [1.0]}))
+    with pytest.raises(RuntimeError, match="what is"):
+        predictor.score_batch(batch)
+    predictor.veil = make_veil({"log_exclude": ["city"], "log_hash": []}, signature.names, None)
+    with pytest.raises(RuntimeError, match="(?s)RuntimeError, whose words are left out.* in predict") as told:
+        predictor.score_batch(batch)
+    assert "Bern" not in "".join(traceback.format_exception(told.value))
 
 
 @pytest.mark.parametrize("value", [0.1, 0.5, 0.9])
