@@ -7,7 +7,7 @@ __all__ = ['TYPES', 'Seen', 'arrow_type', 'json_value', 'Looked', 'AllFaults', '
            'plain_columns', 'kept']
 
 # %% ../../nbs/65_deployment.cells.ipynb #c003
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..serving.columns import Column, ColumnCheck, integer_range
 from ..serving.errors import fault
 from ..serving.inputs import column_values
 from ..serving.sagemaker import cell_reader
+from ..serving.tensors import Coded
 
 # %% ../../nbs/65_deployment.cells.ipynb #c006
 TYPES = {"number": pa.float64(), "string": pa.string(), "boolean": pa.bool_()}
@@ -385,9 +386,22 @@ def model_rows(form: str, columns: Sequence[Column], values: Mapping[str, Any], 
     return frame if form == "frame" else frame.to_numpy()
 
 
-def plain_columns(columns: Sequence[Column], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The rows as a model takes them that is asked by columns: lists, or arrays of numbers where nothing is missing."""
-    return {column.name: _plain(values[column.name]) for column in columns}
+def plain_columns(columns: Sequence[Column], values: Mapping[str, Any], coded: Collection[str] = ()) -> dict[str, Any]:
+    """The rows as a model takes them that is asked by columns.
+
+    Returns
+    -------
+    dict
+        Lists, or arrays of numbers where nothing is missing; the columns named in `coded` with each of their values once.
+    """
+    return {c.name: (_coded if c.name in coded else _plain)(values[c.name]) for c in columns}
+
+
+def _coded(values: Any) -> Any:
+    if isinstance(values, list):
+        return values
+    found = pc.dictionary_encode(values, null_encoding="encode")
+    return Coded(found.dictionary.to_pylist(), found.indices.to_numpy())
 
 
 def _plain(values: Any) -> Any:

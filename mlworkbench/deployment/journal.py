@@ -92,6 +92,40 @@ def _changed_files(was: Any, now: list[dict[str, Any]]) -> str:
     return "files in another order"
 
 # %% ../../nbs/66_deployment.journal.ipynb #c009
+def _begun(folder: Path) -> dict[str, Any] | None:
+    """The job that was begun in a folder; None: none, and nothing else is in it.
+
+    Raises
+    ------
+    InputError
+        Something else is in it, or it is none.
+    """
+    where = f"output {folder}"
+    if folder.exists() and not folder.is_dir():
+        raise InputError(problem(where, "it must be a folder, or not be there", "a file"))
+    try:
+        names = {p.name for p in folder.iterdir()} if folder.exists() else set()
+        job = json.loads((folder / JOB).read_bytes()) if JOB in names else None
+    except (ValueError, OSError) as error:
+        told = problem(where, f"its {JOB} must be readable", type(error).__name__, "Name another folder")
+        raise InputError(told) from error
+    if job is None and names - {WORK}:
+        got = ", ".join(sorted(names)[:3])
+        raise InputError(problem(where, "it must be empty, or hold parts of this job", got, "Name another folder"))
+    return job
+
+
+def _place(folder: Path, name: str, content: bytes) -> None:
+    """Write a file so that it appears whole."""
+    work = folder / WORK
+    work.mkdir(exist_ok=True)
+    partial = work / name
+    partial.write_bytes(content)
+    sync(partial)
+    os.replace(partial, folder / name)
+    sync(folder)
+
+# %% ../../nbs/66_deployment.journal.ipynb #c010
 class Output:
     """The folder of a job.
 
@@ -119,14 +153,14 @@ class Output:
         InputError
             It holds something else, or another run is at work in it.
         """
-        self._held()
+        _begun(self.folder)
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.folder, os.O_RDONLY)
         try:
             self._lock(handle)
             with writing(self.folder):
-                self._held()
+                _begun(self.folder)
                 shutil.rmtree(self.folder / WORK, ignore_errors=True)
             yield handle
         finally:
@@ -143,22 +177,6 @@ class Output:
             do = "Wait for it, or end it"
             raise InputError(problem(f"output {self.folder}", "one run alone must be at work in it", "another one", do)) from None
 
-    def _held(self) -> dict[str, Any] | None:
-        """The job that was begun in it, where one was."""
-        where = f"output {self.folder}"
-        if self.folder.exists() and not self.folder.is_dir():
-            raise InputError(problem(where, "it must be a folder, or not be there", "a file"))
-        try:
-            names = {p.name for p in self.folder.iterdir()} if self.folder.exists() else set()
-            old = json.loads((self.folder / JOB).read_bytes()) if JOB in names else None
-        except (ValueError, OSError) as error:
-            told = problem(where, f"its {JOB} must be readable", type(error).__name__, "Name another folder")
-            raise InputError(told) from error
-        if old is None and names - {WORK}:
-            got = ", ".join(sorted(names)[:3])
-            raise InputError(problem(where, "it must be empty, or hold parts of this job", got, "Name another folder"))
-        return old
-
     def begin(self, job: Mapping[str, Any]) -> str:
         """Say what must be equal for a run to go on with what is there; returns the job's id.
 
@@ -167,26 +185,16 @@ class Output:
         InputError
             Another job was begun here.
         """
-        old = self._held()
+        old = _begun(self.folder)
         if old is None:
             with writing(self.folder):
-                self._place(JOB, as_json(job))
+                _place(self.folder, JOB, as_json(job))
         elif old != json.loads(json.dumps(job)):
             must, got = _difference(old, job)
             do = "Name another folder, or delete this one to score all anew"
             raise InputError(problem(f"output {self.folder}", f"what is there must come of {must}", got, do))
         self.id = job_id(job)
         return self.id
-
-    def _place(self, name: str, content: bytes) -> None:
-        """Write a file so that it appears whole."""
-        work = self.folder / WORK
-        work.mkdir(exist_ok=True)
-        partial = work / name
-        partial.write_bytes(content)
-        sync(partial)
-        os.replace(partial, self.folder / name)
-        sync(self.folder)
 
     def record(self, part: Part) -> dict[str, Any] | None:
         """What is known of a part that is done; None: it is not. What is left of a part that is not whole is deleted."""
@@ -205,9 +213,9 @@ class Output:
         """Say that all parts are done."""
         with writing(self.folder):
             if not (self.folder / DONE).exists():
-                self._place(DONE, as_json(summary))
+                _place(self.folder, DONE, as_json(summary))
 
-# %% ../../nbs/66_deployment.journal.ipynb #c011
+# %% ../../nbs/66_deployment.journal.ipynb #c012
 class Places:
     """Where parts go.
 

@@ -1,6 +1,7 @@
 """Asked for columns, a predictor says what it says to the rows of a request: every task, and rows that the model refuses."""
 
 import copy
+import json
 import math
 import os
 import traceback
@@ -13,11 +14,14 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from sklearn.compose import make_column_transformer
+from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest, RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
+from sklearn.tree import DecisionTreeRegressor
 from zoo import Case, fitted_more, fitted_zoo
 
+from mlworkbench.bundling.convert import convert_estimator
 from mlworkbench.deployment.client import rows_of
 from mlworkbench.deployment.scorer import BatchPredictor
 from mlworkbench.deployment.tables import Batch
@@ -26,6 +30,7 @@ from mlworkbench.model.signature import infer_signature
 from mlworkbench.serving.order import in_order
 from mlworkbench.serving.predictor import Predictor
 from mlworkbench.serving.privacy import make_veil
+from mlworkbench.serving.tensors import tensor_model
 
 
 def cases() -> Iterator[Case]:
@@ -65,6 +70,35 @@ def test_every_model_says_the_same_to_a_batch_and_to_a_request(case: Case):
     predictor.scored = False
     alone = predictor.score_batch(Batch(0, len(rows), records=rows))
     assert list(alone.columns) == ["prediction"] and alone.columns["prediction"].to_pylist() == told["predictions"]
+
+
+MANY = 9000  # rows: more than a graph is asked at once
+WORDS = pd.DataFrame({
+    "city": np.array(["Bern", "Rom", None, "Oslo"], dtype=object)[np.arange(MANY) % 4], "age": np.arange(MANY) % 91 * 1.0,
+    "kind": np.arange(MANY) % 3,
+})
+
+
+@pytest.mark.parametrize(("estimator", "labels"), [
+    (LogisticRegression(max_iter=200), ["no", "yes", "so"]), (LogisticRegression(max_iter=200), [3, 1, 2]),
+    (RandomForestClassifier(5, max_depth=4, random_state=0), ["no", "yes", "so"]), (LinearRegression(), None),
+    (HistGradientBoostingClassifier(max_iter=5), [3, 1, 2]), (IsolationForest(n_estimators=5, random_state=0), None),
+    (DecisionTreeRegressor(max_depth=4), None),
+], ids=lambda value: type(value).__name__)
+def test_a_graph_says_the_same_to_a_batch_and_to_a_request(estimator, labels):
+    numbers = (WORDS["kind"] + WORDS["age"] / 30).astype(int) % 3
+    y = numbers * 1.5 if labels is None else np.array(labels)[numbers]
+    encode = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    few = WORDS[:600]
+    model = make_pipeline(make_column_transformer((encode, ["city", "kind"]), remainder="passthrough"), estimator)
+    signature = infer_signature(load_model(model.fit(few, y[:600])), few, y[:600])
+    made = convert_estimator(model, signature)
+    graph = tensor_model(made.content, json.loads(json.dumps(made.about)))
+    expected = Predictor(graph, signature).predict(rows_of(WORDS), "skip")
+    predictor = BatchPredictor(graph, signature)
+    assert predictor.beside and predictor.estimator.matrix.coded
+    found = said(predictor.score_batch(Batch(0, MANY, pa.Table.from_pandas(WORDS))).columns, signature.labels)
+    assert found == {key: expected[key] for key in ("predictions", "probabilities", "decision") if key in expected}
 
 
 @pytest.fixture
