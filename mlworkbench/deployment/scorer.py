@@ -125,7 +125,7 @@ class BatchPredictor(Answering):
             found += [{**e, "row": some[e["row"]]} for e in self.signature.check([rows[i] for i in some]).errors]
         return found
 
-
+# %% ../../nbs/66_deployment.scorer.ipynb #c007
 def _veiled(error: BaseException) -> str:
     """A fault as it may be written where columns are private: its kind and its places in the code, not its words."""
     places = "\n".join(f"{f.filename}:{f.lineno} in {f.name}" for f in traceback.extract_tb(error.__traceback__))
@@ -140,7 +140,7 @@ def _spread(values: list[Any], places: Sequence[int], rows: int) -> list[Any]:
         spread[place] = value
     return spread
 
-# %% ../../nbs/66_deployment.scorer.ipynb #c008
+# %% ../../nbs/66_deployment.scorer.ipynb #c009
 @dataclass(frozen=True)
 class Origin:
     """A model or a bundle that was found.
@@ -178,7 +178,7 @@ class Origin:
         """What `to_dict` gave."""
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in told.items()})
 
-# %% ../../nbs/66_deployment.scorer.ipynb #c009
+# %% ../../nbs/66_deployment.scorer.ipynb #c010
 _TAG = re.compile(r"[a-z0-9][a-z0-9._-]*:(latest|[0-9a-f]{1,16})")  # of a bundle, as the store has them
 
 
@@ -236,7 +236,7 @@ def _bundle_origin(folder: Path) -> Origin:
         raise MissingPart(problem(f"bundle {folder.name}", must, "; ".join(differing[:5]), do))
     return Origin("bundle", str(folder), f"{manifest['name']}:{manifest['version']}", bundle_sha256(folder))
 
-# %% ../../nbs/66_deployment.scorer.ipynb #c010
+# %% ../../nbs/66_deployment.scorer.ipynb #c011
 def open_predictor(origin: Origin, model: Model | None = None, *, prove: bool = False) -> BatchPredictor:
     """The predictor of a bundle, or of a model with the contract that its input gave it.
 
@@ -267,7 +267,7 @@ def open_predictor(origin: Origin, model: Model | None = None, *, prove: bool = 
         cut["positive"] = model.classes[1]
     return BatchPredictor(model.estimator, Signature.from_dict(origin.contract), name=model.name, threshold=cut)
 
-# %% ../../nbs/66_deployment.scorer.ipynb #c012
+# %% ../../nbs/66_deployment.scorer.ipynb #c013
 _FIRST_ROWS = 1000
 
 
@@ -303,7 +303,7 @@ def _first_frame(table: Table, aside: Sequence[str]) -> Any:
 
     return pd.read_csv(io.StringIO(first.to_pandas().to_csv(index=False)))
 
-# %% ../../nbs/66_deployment.scorer.ipynb #c014
+# %% ../../nbs/66_deployment.scorer.ipynb #c015
 def check_columns(signature: Signature, table: Table, ids: Sequence[str], ignore: Sequence[str]) -> None:
     """Return when a table has what the contract asks for, and nothing that it forbids.
 
