@@ -117,14 +117,13 @@ class Parts:
         self.verify = ssl.create_default_context(cafile=str(certificate[0]))
 
     def start(self, part: str) -> None:
-        folder = self.folder
+        folder, at = self.folder, f"--web.listen-address=127.0.0.1:{self.ports[part]}"
         command = {
             "proxy": ["haproxy", "-W", "-db", "-f", folder / "proxy/haproxy.cfg"],
             "prometheus": ["prometheus", f"--config.file={folder}/prometheus/prometheus.yml",
-                           f"--storage.tsdb.path={self.home}/prometheus", f"--web.listen-address=127.0.0.1:{self.ports['prometheus']}"],
+                           f"--storage.tsdb.path={self.home}/prometheus", at],
             "alertmanager": ["prometheus-alertmanager", f"--config.file={folder}/alertmanager/alertmanager.yml",
-                             f"--storage.path={self.home}/alertmanager", "--cluster.listen-address=",
-                             f"--web.listen-address=127.0.0.1:{self.ports['alertmanager']}"],
+                             f"--storage.path={self.home}/alertmanager", "--cluster.listen-address=", at],
         }[part]
         with open(self.home / f"{part}.log", "ab") as log:
             self.processes[part] = subprocess.Popen([self.programs[command[0]], *map(str, command[1:])], stdout=log, stderr=log)
@@ -177,7 +176,8 @@ def rules(parts: Parts) -> dict[str, str]:
 
 def lines(parts: Parts) -> dict[str, str]:
     board = json.loads((parts.folder / "grafana/dashboards/service.json").read_text())
-    return {f"{panel['title']}: {target['legendFormat']}": target["expr"] for panel in board["panels"] for target in panel["targets"]}
+    pairs = [(panel["title"], target) for panel in board["panels"] for target in panel["targets"]]
+    return {f"{title}: {target['legendFormat']}": target["expr"] for title, target in pairs}
 
 
 def test_each_part_s_own_checker_accepts_its_files(parts):
@@ -318,11 +318,11 @@ def test_a_service_that_refuses_or_is_gone_and_a_door_that_is_gone_are_told_and_
     until(lambda: "firing" in small("ServiceNotReady", hook))
     served.kill()
     golden.write_text(honest)
-    served.wait = "readyz"
+    served.launch()
     parts.stop("proxy")
     until(lambda: "firing" in small("ProxyDown", hook))
     parts.start("proxy")
-    served.start()
+    served.wait_for("readyz")
     until(lambda: all("resolved" in small(name, hook) for name in ("ServiceDown", "ServiceNotReady", "ProxyDown")))
 
 
