@@ -18,7 +18,7 @@ import click
 from .. import __version__
 from ..core.errors import Cancelled, InputError, WorkbenchError, problem
 from ..core.secrets import mask
-from ..core.stages import Parameter, Stage
+from ..core.stages import RUN_PARAMETERS, Parameter, Stage
 from ..stages import STAGES
 
 # %% ../../nbs/96_app.cli.ipynb #c005
@@ -81,8 +81,8 @@ def _stage_command(definition: Stage) -> click.Command:
     common = [
         click.Option(["--params"], metavar="FILE.yaml", help="Parameters from a file; options lie over it."),
         click.Option(["--out"], metavar="DIR", help="Folder for the results; default: a new one in the workspace."),
-        click.Option(["--when"], type=click.Choice(["always", "if_available"]), default="always",
-                     help="if_available: skip when the environment lacks a part."),
+        click.Option(["--when"], type=click.Choice(list(RUN_PARAMETERS[1].choices)), default="always",
+                     help=f"{RUN_PARAMETERS[1].help}."),
     ]
     return click.Command(definition.name, params=[*map(_option, definition.parameters), *common], callback=run,
                          help=definition.question)

@@ -121,6 +121,13 @@ def _finish(folder: RunFolder, record: dict[str, Any]) -> None:
     workspace().ledger.add_run(run)
 
 # %% ../../nbs/90_app.run.ipynb #c012
+def _keep_run(deployment: Artifact, run: str) -> None:
+    """Enter which run deployed it, in the last line of its history too."""
+    *former, last = deployment.details["history"]
+    details = {**deployment.details, "history": [*former, {**last, "run": run}]}
+    workspace().ledger.record(replace(deployment, run=run, details=details))
+
+
 def _keep(folder: RunFolder, definition: Stage, result: Result, values: Mapping[str, Any]) -> None:
     if result.status == "skipped":
         return
@@ -129,7 +136,7 @@ def _keep(folder: RunFolder, definition: Stage, result: Result, values: Mapping[
         (folder.path / file_name).write_text(mask(text), encoding="utf-8")
     ledger = workspace().ledger
     if definition.makes == "deployment":
-        ledger.record(replace(ledger.get("deployment", result.name), run=folder.id))
+        _keep_run(ledger.get("deployment", result.name), folder.id)
         return
     details = {**plain(result.sources), **result.artifacts(), "status": result.status}
     sha256 = hashlib.sha256(kept.read_bytes()).hexdigest()
@@ -150,6 +157,8 @@ def prepare(definition: Stage, values: Mapping[str, Any]) -> None:
 
 # %% ../../nbs/90_app.run.ipynb #c016
 def _execute(function: Callable[..., Result], values: dict[str, Any], when: str) -> Result:
+    if when == "plan":
+        return _only_planned(function.stage, values)
     try:
         return function(**values)
     except MissingPart as missing:
@@ -160,6 +169,14 @@ def _execute(function: Callable[..., Result], values: dict[str, Any], when: str)
             planned = definition.plan(**values)
             return replace(planned, status="skipped", reasons=planned.reasons or (str(missing),))
         return Result(name=str(values.get("name") or ""), status="skipped", reasons=(str(missing),))
+
+
+def _only_planned(definition: Stage, values: dict[str, Any]) -> Result:
+    if definition.plan is None:
+        known = ", ".join(RUN_PARAMETERS[1].choices[:2])
+        raise InputError(problem(f"{definition.name}: when", f"a stage without a plan knows {known}", "plan"))
+    planned = definition.plan(**values)
+    return replace(planned, reasons=planned.reasons or ("only planned: nothing was done",))
 
 
 def run_stage(function: Callable[..., Result], *, out: str | None = None, when: str = "always", upstream: bool = True,
@@ -173,7 +190,7 @@ def run_stage(function: Callable[..., Result], *, out: str | None = None, when: 
     out
         Folder for the record; None: a new one in the workspace.
     when
-        ``always``, or ``if_available``: skip when the environment lacks a part.
+        ``always``; ``if_available``: skip when the environment lacks a part; ``plan``: only show what would be done.
     upstream
         Make the demo's upstream artefact when nothing was named and nothing is there.
     values
@@ -192,7 +209,7 @@ def run_stage(function: Callable[..., Result], *, out: str | None = None, when: 
         with _logging(folder):
             coerce(f"{definition.name}: when", RUN_PARAMETERS[1].annotation, when)
             values = definition.coerce(values)
-            if upstream:
+            if upstream and when != "plan":
                 prepare(definition, values)
             result = _execute(function, values, when)
             _keep(folder, definition, result, values)
