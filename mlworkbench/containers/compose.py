@@ -234,7 +234,8 @@ def _values(stack: Stack) -> dict[str, Any]:
     keyed = service.get("auth", "on") == "on" and service["metrics_access"] == "key"
     addresses, grace = stack.addresses, int(service["timeout_s"]) + 5
     return numbers | {
-        "name": stack.name, "slots": stack.slots, "live": live.name, "images": stack.images, "host": stack.host, "port": stack.port,
+        "name": stack.name, "slots": stack.slots, "live": live.name, "images": stack.images,
+        "host": stack.host, "port": stack.port,
         "ports": {part: stack.ports.get(part) or "" for part in PARTS}, "user": "{}:{}".format(*service_user()),
         "log_folder": stack.folders["log"], "keys_folder": stack.folders["keys"], "key_file": stack.folders["key"],
         "health": HEALTH, "plain": PLAIN, "grace_s": grace, "server_s": grace + 10, "check_ms": 1000, "bundle": live.bundle,
@@ -246,7 +247,8 @@ def _values(stack: Stack) -> dict[str, Any]:
         "window": duration(watch.window_s), "hold": duration(watch.hold_s), "quiet": duration(watch.quiet_minutes * 60),
         "queue": service["queue"], "queue_limit": max(1, round(0.8 * service["queue"] * live.workers)),
         "memory_mb": live.memory_mb, "webhook": watch.webhook,
-        "group_wait": duration(min(30.0, watch.hold_s or watch.scrape_s)), "group_interval": duration(max(watch.scrape_s, watch.hold_s)),
+        "group_wait": duration(min(30.0, watch.hold_s or watch.scrape_s)),
+        "group_interval": duration(max(watch.scrape_s, watch.hold_s)),
     }
 
 
@@ -299,9 +301,9 @@ def build_dashboard(name: str, panels: str) -> str:
             x, y = 0, y + made[-1]["gridPos"]["h"]
         made.append(_panel(number, panel, {"x": x, "y": y, "w": panel["width"], "h": height}))
         x += panel["width"]
-    board = {"uid": f"mlw-{hashlib.sha256(name.encode()).hexdigest()[:12]}", "title": f"{name}: the service", "tags": ["mlworkbench"],
-             "schemaVersion": 39, "editable": True, "refresh": "30s", "time": {"from": "now-3h", "to": "now"}, "timezone": "utc",
-             "panels": made}
+    uid = f"mlw-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    board = {"uid": uid, "title": f"{name}: the service", "tags": ["mlworkbench"], "schemaVersion": 39,
+             "editable": True, "refresh": "30s", "time": {"from": "now-3h", "to": "now"}, "timezone": "utc", "panels": made}
     return json.dumps(board, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -313,8 +315,9 @@ def _panel(number: int, panel: Mapping[str, Any], place: Mapping[str, int]) -> d
              for i, (legend, expr) in enumerate(panel["lines"].items())]
     if panel["kind"] == "stat":
         options = {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}, "colorMode": "value",
-                   "graphMode": "none", "justifyMode": "auto", "orientation": "auto", "wideLayout": True, "showPercentChange": False,
-                   "percentChangeColorMode": "standard", "textMode": "name" if panel.get("named") else "auto"}
+                   "graphMode": "none", "justifyMode": "auto", "orientation": "auto", "wideLayout": True,
+                   "showPercentChange": False, "percentChangeColorMode": "standard",
+                   "textMode": "name" if panel.get("named") else "auto"}
     else:
         options = {"legend": {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []},
                    "tooltip": {"mode": "multi", "sort": "desc"}}
@@ -373,8 +376,8 @@ def own_folder(folder: Path) -> Path:
 
 # %% ../../nbs/53_containers.compose.ipynb #c025
 def build_stack(
-    bundle: Bundle | str | Path, folder: str | Path, *, image: str | None = None, name: str | None = None, host: str = "127.0.0.1",
-    port: int = 8443, workers: int = 1, memory_mb: int = 0, tls: tuple[Path, Path] | None = None,
+    bundle: Bundle | str | Path, folder: str | Path, *, image: str | None = None, name: str | None = None,
+    host: str = "127.0.0.1", port: int = 8443, workers: int = 1, memory_mb: int = 0, tls: tuple[Path, Path] | None = None,
 ) -> Path:
     """Write a stack for a bundle's image; returns the folder. What is there is brought up to date, keys are kept.
 
