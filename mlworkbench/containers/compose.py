@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PARTS', 'PLACES', 'SERVICE_USER', 'SIMPLE', 'HEALTH', 'RETRY', 'PLAIN', 'part_images', 'check_image', 'Watch',
            'check_address', 'Slot', 'Addresses', 'Stack', 'check_host', 'duration', 'service_user', 'render_stack',
-           'project_name', 'build_dashboard', 'write_stack', 'write_once', 'write_secrets', 'own_folder', 'build_stack']
+           'project_name', 'build_dashboard', 'write_stack', 'write_once', 'write_secrets', 'tls_name', 'own_folder',
+           'build_stack']
 
 # %% ../../nbs/53_containers.compose.ipynb #c003
 import hashlib
@@ -144,7 +145,7 @@ class Addresses:
     alertmanager: str = "alertmanager:9093"
     bind: str = ":8443"
     metrics_bind: str = ":8405"
-    tls: str = "/run/tls/tls.pem"
+    tls: str = "/run/tls"  # the folder of the proxy's certificate and key
     metrics_key: str = "/run/prometheus/metrics_key"
     named: bool = True  # names that come and go with containers; False: fixed addresses
 
@@ -161,9 +162,11 @@ class Stack:
     watch: Watch = field(default_factory=Watch.from_settings)
     host: str = "127.0.0.1"
     port: int = 8443
-    tls: bool = False
+    tls: str = ""  # the file's name (`tls_name`); empty: no TLS
     ports: Mapping[str, int] = field(default_factory=dict)  # of the other parts, on loopback; 0 or none: a free one
     rate_limit: int = 0  # requests of an address within 10 seconds; 0: any number
+    project: str = ""  # the name that the engine knows it by; empty: made of the name
+    revision: int = 0  # told in a header of every answer; 0: none is
     addresses: Addresses = Addresses()
     folders: Mapping[str, str] = field(default_factory=lambda: {"log": "./log", "keys": "./keys", "key": "secrets/key"})
 
@@ -234,13 +237,14 @@ def _values(stack: Stack) -> dict[str, Any]:
     keyed = service.get("auth", "on") == "on" and service["metrics_access"] == "key"
     addresses, grace = stack.addresses, int(service["timeout_s"]) + 5
     return numbers | {
-        "name": stack.name, "slots": stack.slots, "live": live.name, "images": stack.images,
+        "name": stack.name, "revision": stack.revision, "slots": stack.slots, "live": live.name, "images": stack.images,
         "host": stack.host, "port": stack.port,
         "ports": {part: stack.ports.get(part) or "" for part in PARTS}, "user": "{}:{}".format(*service_user()),
         "log_folder": stack.folders["log"], "keys_folder": stack.folders["keys"], "key_file": stack.folders["key"],
         "health": HEALTH, "plain": PLAIN, "grace_s": grace, "server_s": grace + 10, "check_ms": 1000, "bundle": live.bundle,
         "address": f"{live.service}:3000" if addresses.named else addresses.service, "resolvers": addresses.named,
-        "bind": addresses.bind, "metrics_bind": addresses.metrics_bind, "tls": addresses.tls if stack.tls else "",
+        "bind": addresses.bind, "metrics_bind": addresses.metrics_bind,
+        "tls": f"{addresses.tls}/{stack.tls}" if stack.tls else "",
         "scheme": "https" if stack.tls else "http", "rate_limit": stack.rate_limit, "addresses": addresses,
         "max_body": int(service["max_body_mb"] * 2**20), "metrics_access": "key" if keyed else "open",
         "metrics_key": addresses.metrics_key if keyed else "", "scrape": duration(watch.scrape_s),
@@ -275,7 +279,7 @@ def render_stack(stack: Stack) -> dict[str, str]:
     # a part whose files changed is started anew, since its line in the Compose file did
     values["digests"] = {part: _digest(files, part) for part in PARTS}
     files["compose.yaml"] = render("compose.yaml.j2")
-    files[".env"] = f"COMPOSE_PROJECT_NAME={project_name(stack.name)}\n"
+    files[".env"] = f"COMPOSE_PROJECT_NAME={stack.project or project_name(stack.name)}\n"
     return files
 
 
@@ -363,7 +367,16 @@ def write_secrets(folder: Path, *, tls: tuple[Path, Path] | None = None, key: st
     if key:
         write_once(secret / "prometheus" / "metrics_key", key)
     if tls:
-        write_once(secret / "proxy" / "tls.pem", "".join(Path(file).read_text(encoding="ascii").rstrip() + "\n" for file in tls))
+        write_once(secret / "proxy" / tls_name(tls), _joined(tls))
+
+
+def tls_name(tls: tuple[Path, Path] | None) -> str:
+    """The name of the file with both, after what is in it: a former one stays as long as it may be gone back to."""
+    return f"tls-{hashlib.sha256(_joined(tls).encode()).hexdigest()[:12]}.pem" if tls else ""
+
+
+def _joined(tls: tuple[Path, Path]) -> str:
+    return "".join(Path(file).read_text(encoding="ascii").rstrip() + "\n" for file in tls)
 
 
 def own_folder(folder: Path) -> Path:
@@ -406,7 +419,7 @@ def build_stack(
     made, folder = load_bundle(bundle), Path(folder)
     slot = Slot("blue", image or image_tag(made), made.tag, workers, memory_mb)
     stack = Stack(
-        name or made.name, (slot,), "blue", read_part(Path(made.path), "service.json"), host=host, port=port, tls=tls is not None,
+        name or made.name, (slot,), "blue", read_part(Path(made.path), "service.json"), host=host, port=port, tls=tls_name(tls),
         rate_limit=setting("containers.rate_limit"), ports={"prometheus": 9090, "alertmanager": 9093, "grafana": 3001},
     )
     write_stack(folder, render_stack(stack))

@@ -21,7 +21,7 @@ from handmade_bundle import Served, census, census_bundle, json_rows
 from load import call, request
 
 from mlworkbench.bundling.parity import free_port
-from mlworkbench.containers.compose import Addresses, Slot, Stack, Watch, render_stack, write_secrets, write_stack
+from mlworkbench.containers.compose import Addresses, Slot, Stack, Watch, render_stack, tls_name, write_secrets, write_stack
 from mlworkbench.serving.keys import make_key
 
 HOW = "On Debian: apt-get install {}"
@@ -107,11 +107,11 @@ class Parts:
         at = {name: f"127.0.0.1:{port}" for name, port in self.ports.items()}
         self.folder = home / "stack"
         addresses = Addresses(at["service"], at["proxy"], at["prometheus"], at["alertmanager"], bind=at["front"],
-                              metrics_bind=at["proxy"], tls=str(self.folder / "secrets/proxy/tls.pem"),
+                              metrics_bind=at["proxy"], tls=str(self.folder / "secrets/proxy"),
                               metrics_key=str(self.folder / "secrets/prometheus/metrics_key"), named=False)
         slot = Slot("blue", "census:1", "census:1", memory_mb=50)
-        self.stack = Stack("census", (slot,), "blue", SERVICE, watch=replace(SECONDS, webhook=hook), tls=True, rate_limit=100,
-                           addresses=addresses)
+        self.stack = Stack("census", (slot,), "blue", SERVICE, watch=replace(SECONDS, webhook=hook), rate_limit=100,
+                           tls=tls_name(certificate), addresses=addresses)
         write_stack(self.folder, render_stack(self.stack))
         write_secrets(self.folder, tls=certificate, key=watcher)
         self.verify = ssl.create_default_context(cafile=str(certificate[0]))
@@ -327,7 +327,7 @@ def test_a_service_that_refuses_or_is_gone_and_a_door_that_is_gone_are_told_and_
 
 
 def test_a_reload_of_the_door_loses_no_request(parts, rows):
-    plain = replace(parts.stack, rate_limit=0, tls=False, watch=SECONDS)
+    plain = replace(parts.stack, rate_limit=0, tls="", watch=SECONDS)
     write_stack(parts.folder, render_stack(plain))
     parts.processes["proxy"].send_signal(signal.SIGUSR2)
     until(lambda: socket.socket().connect_ex(("127.0.0.1", parts.ports["front"])) == 0)

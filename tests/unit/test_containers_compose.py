@@ -22,7 +22,8 @@ IMAGES = {"proxy": "haproxy:3.2-alpine", "prometheus": "prom/prometheus:v3.5.0",
 
 def stack(**changes) -> Stack:
     slots = Slot("blue", "churn:1", "churn:1", memory_mb=500, cpu=1.5), Slot("green", "churn:2", "churn:2", workers=4)
-    return replace(Stack("churn", slots, "green", SERVICE, images=IMAGES, watch=Watch(quiet_minutes=30), tls=True), **changes)
+    made = Stack("churn", slots, "green", SERVICE, images=IMAGES, watch=Watch(quiet_minutes=30), tls="tls.pem")
+    return replace(made, **changes)
 
 
 def run(*command: object, **rest) -> subprocess.CompletedProcess[str]:
