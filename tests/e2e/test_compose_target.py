@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -14,6 +15,7 @@ from handmade_bundle import census, fitted_pipeline
 from load import Heard, call, request
 
 from mlworkbench.bundling.build import build_bundle
+from mlworkbench.bundling.parity import pinned
 from mlworkbench.containers.engine import find_engine
 from mlworkbench.core.errors import GateFailed, InputError, MissingPart
 from mlworkbench.deployment import compose, stacks
@@ -73,11 +75,9 @@ def rows():
 
 
 @pytest.fixture(scope="module")
-def bundles(home, rows) -> list[str]:
-    """Two bundles of one name: of a linear model, and of a small forest."""
-    y = census(600)[1]
-    models = [fitted_pipeline(rows, y), fitted_pipeline(rows, y, trees=3)]
-    return [build_bundle(m, name="stacked", examples=rows, environment="current", golden_rows=16).path for m in models]
+def bundle(home, rows) -> str:
+    model = fitted_pipeline(rows, census(600)[1])
+    return build_bundle(model, name="stacked", examples=rows, environment="current", golden_rows=16).path
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +118,8 @@ def under_load(deployment, work: Callable[[], object]) -> Heard:
     return heard
 
 
-def test_a_stack_comes_up_locked_down_answers_by_its_proxy_and_is_watched(bundles, rows, project, engine):
-    served = up(bundles[0])
+def test_a_stack_comes_up_locked_down_answers_by_its_proxy_and_is_watched(bundle, rows, project, engine):
+    served = up(bundle)
     told = served.status()
     assert told["state"] == "running" and served.details["made"]["revision"] == 1
     assert told["containers"] == dict.fromkeys(("alertmanager", "prometheus", "proxy", "service-blue"), "running")
@@ -142,10 +142,10 @@ def test_a_stack_comes_up_locked_down_answers_by_its_proxy_and_is_watched(bundle
     assert [alarm["url"] for alarm in asked("alertmanagers")["activeAlertmanagers"]] == ["http://alertmanager:9093/api/v2/alerts"]
 
 
-def test_the_same_again_changes_nothing(bundles, project):
-    assert plan_deployment(bundles[0], name=NAME, target="compose").plan.action == "nothing"
+def test_the_same_again_changes_nothing(bundle, project):
+    assert plan_deployment(bundle, name=NAME, target="compose").plan.action == "nothing"
     before = set(project.ids())
-    assert up(bundles[0]).details["made"]["revision"] == 1
+    assert up(bundle).details["made"]["revision"] == 1
     assert set(project.ids()) == before
 
 
@@ -159,66 +159,89 @@ def test_a_key_that_is_made_or_revoked_is_so_within_a_second(project):
     until(lambda: ask() == 401, 5)
 
 
-def test_an_update_and_the_way_back_refuse_no_request(bundles, project, measured):
+def test_an_update_refuses_no_request(bundle, project, measured):
     served = find_deployment(NAME)
-    heard = under_load(served, lambda: up(bundles[1]))
-    assert set(heard.statuses) == {200} and heard.statuses[200] > 300, heard.statuses
+    heard = under_load(served, lambda: up(bundle, workers=2))
+    assert set(heard.statuses) == {200} and heard.statuses[200] > 200, heard.statuses
     now = find_deployment(NAME)
-    assert now.details["made"]["place"] == "green" and now.details["bundle"] != served.details["bundle"]
+    assert now.details["made"]["place"] == "green" and now.details["made"]["revision"] > served.details["made"]["revision"]
     assert set(project.states()) == {"alertmanager", "prometheus", "proxy", "service-green"}
-    back = under_load(now, now.rollback)
-    assert set(back.statuses) == {200}, back.statuses
-    assert find_deployment(NAME).details["bundle"] == served.details["bundle"]
-    measured(update=heard.statuses[200], rollback=back.statuses[200], lost=0)
+    assert now.url == served.url
+    measured(requests=heard.statuses[200], lost=0)
 
 
-def test_a_bundle_that_is_not_ready_in_time_leaves_the_former_and_nothing_of_itself(bundles, project):
+def test_a_service_that_is_not_ready_in_time_leaves_the_former_and_nothing_of_itself(bundle, project):
     before = project.states()
     with pytest.raises(GateFailed, match="ready within 0.2 s"):
-        up(bundles[1], timeout_s=0.2)
+        up(bundle, timeout_s=0.2)
     assert {k: v["id"] for k, v in project.states().items()} == {k: v["id"] for k, v in before.items()}
     assert find_deployment(NAME).status()["state"] == "running"
 
 
-@pytest.mark.parametrize("number", [2, 4])
-def test_killed_half_way_the_next_one_ends_well_and_the_former_serves_meanwhile(bundles, project, number):
-    """Before the proof, and between the proof and the proxy's turn."""
-    served = find_deployment(NAME)
-    wanted = next(path for path in bundles if path != served.details["bundle_path"])
+def killed_at(step: str, work: Callable[[], object]) -> None:
+    """Do the work in a process of its own, which is killed as it comes to a step."""
     child = os.fork()
     if not child:
         taken = Steps.__call__
-        Steps.__call__ = lambda self, words: (taken(self, words), words == compose.STEPS[number] and os._exit(9))[0]
-        up(wanted)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    assert len([name for name in project.states() if name.startswith("service")]) == 2
-    assert find_deployment(NAME).client().ready()
-    heard = under_load(served, lambda: up(wanted))
+        Steps.__call__ = lambda self, words: (taken(self, words), words == step and os.kill(os.getpid(), signal.SIGKILL))[0]
+        try:
+            work()
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(("step", "workers"), [(compose.STEPS[2], 1), (compose.STEPS[4], 2)], ids=["unproved", "proved"])
+def test_killed_half_way_the_next_one_ends_well_and_callers_notice_nothing(bundle, project, step, workers):
+    served = find_deployment(NAME)
+
+    def both() -> None:
+        killed_at(step, lambda: up(bundle, workers=workers))
+        assert len([name for name in project.states() if name.startswith("service")]) == 2
+        up(bundle, workers=workers)
+
+    heard = under_load(served, both)
     assert set(heard.statuses) == {200}, heard.statuses
     assert len([name for name in project.states() if name.startswith("service")]) == 1
-    assert find_deployment(NAME).details["bundle_path"] == wanted and find_deployment(NAME).status()["state"] == "running"
+    now = find_deployment(NAME)
+    assert now.details["workers"] == workers and now.status()["state"] == "running"
 
 
-def test_a_setting_is_planned_line_by_line_and_turned_without_a_new_service(bundles, project, monkeypatch):
+@pytest.fixture
+def certificate(need, tmp_path, monkeypatch) -> Path:
+    """TLS, by settings."""
+    made = {"certificate": tmp_path / "tls.crt", "key": tmp_path / "tls.key"}
+    subprocess.run([need("openssl", "On Debian: apt-get install openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt",
+                    "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=localhost", "-days", "2", "-out", made["certificate"],
+                    "-keyout", made["key"]], check=True, capture_output=True)
+    for word, file in made.items():
+        monkeypatch.setenv(f"MLWORKBENCH_DEPLOYMENT_TLS_{word.upper()}", str(file))
+    return made["certificate"]
+
+
+def test_settings_are_planned_line_by_line_and_turned_without_a_new_service(bundle, project, certificate, monkeypatch):
     served = find_deployment(NAME)
     monkeypatch.setenv("MLWORKBENCH_CONTAINERS_RATE_LIMIT", "20")
-    plan = plan_deployment(served.details["bundle_path"], name=NAME, target="compose").plan
-    assert {change.what for change in plan.changes} == {"proxy/haproxy.cfg", "prometheus/rules.yml", "compose.yaml"}
+    plan = plan_deployment(bundle, name=NAME, target="compose", workers=2).plan
+    assert plan.action == "update"
+    assert {change.what for change in plan.changes} == {"TLS", "README.md", "proxy/haproxy.cfg", "prometheus/rules.yml",
+                                                        "compose.yaml"}
     assert "+    acl too_many sc_http_req_rate(0) gt 20" in plan.notes[0]
     service = project.states()[Live.read(project).slot.service]["id"]
-    up(served.details["bundle_path"])
+    now = up(bundle, workers=2)
     assert project.states()[Live.read(project).slot.service]["id"] == service
-    told = [httpx.get(f"{served.url}/livez", trust_env=False) for _ in range(40)][-1]
+    assert now.url == served.url.replace("http://", "https://") and now.client().ready()
+    with httpx.Client(verify=pinned(certificate), trust_env=False) as client:
+        told = [client.get(f"{now.url}/livez") for _ in range(40)][-1]
     assert told.status_code == 429 and told.json()["errors"][0]["problem"].endswith("more than 20 requests in 10 seconds")
 
 
-def test_what_cannot_work_is_told_before_anything_is_made(bundles, project, monkeypatch, tmp_path):
+def test_what_cannot_work_is_told_before_anything_is_made(bundle, project, monkeypatch, tmp_path):
     with pytest.raises(InputError, match="replicas must be 1"):
-        up(bundles[0], replicas=2)
+        up(bundle, replicas=2)
     monkeypatch.setattr(stacks, "find_compose", lambda engine: (_ for _ in ()).throw(MissingPart(stacks.HOW)))
     with pytest.raises(MissingPart, match="apt-get install docker-compose") as missing:
-        up(bundles[0])
+        up(bundle)
     assert missing.value.exit_code == 3
 
 
