@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         WorkbenchError,
     )
     from mlworkbench.deployment.deploy import Deployment, deploy, find_deployment
+    from mlworkbench.deployment.score import Scoring, score
     from mlworkbench.evaluation.evaluate import evaluate
     from mlworkbench.evaluation.result import Evaluation
     from mlworkbench.model.loading import Model, load_model, save_model
@@ -38,6 +39,7 @@ _PUBLIC = {
     "Model": "model.loading",
     "MonitoringReport": "monitoring.monitor",
     "NotFound": "core.errors",
+    "Scoring": "deployment.score",
     "Workbench": "app.workbench",
     "WorkbenchError": "core.errors",
     "build_bundle": "bundling.build",
@@ -48,6 +50,7 @@ _PUBLIC = {
     "load_model": "model.loading",
     "monitor": "monitoring.monitor",
     "save_model": "model.loading",
+    "score": "deployment.score",
 }
 
 __all__ = [
@@ -62,6 +65,7 @@ __all__ = [
     "Model",
     "MonitoringReport",
     "NotFound",
+    "Scoring",
     "Workbench",
     "WorkbenchError",
     "build_bundle",
@@ -72,6 +76,7 @@ __all__ = [
     "load_model",
     "monitor",
     "save_model",
+    "score",
 ]
 
 

@@ -153,7 +153,8 @@ def test_the_public_surface_is_as_listed():
 
     listed = sorted("""
         Bundle Cancelled Deployment Evaluation GateFailed Image InputError MissingPart Model MonitoringReport NotFound
-        Workbench WorkbenchError build_bundle containerize deploy evaluate find_deployment load_model monitor save_model
+        Scoring Workbench WorkbenchError build_bundle containerize deploy evaluate find_deployment load_model monitor save_model
+        score
     """.split())
     assert sorted(mlworkbench.__all__) == listed
     assert all(getattr(mlworkbench, name) is not None for name in listed)

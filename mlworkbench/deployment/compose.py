@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FOLDERS', 'PRIVATE', 'STEPS', 'stack_of', 'slot_of', 'file_hashes', 'differences', 'prove_slot', 'image_of',
-           'check_parts', 'ComposeTarget']
+           'check_parts', 'start_beside', 'turn_to', 'leave', 'ComposeTarget']
 
 # %% ../../nbs/63_deployment.compose.ipynb #c003
 import contextlib
@@ -133,6 +133,45 @@ STEPS = ("clear what an earlier deployment left", "start it in the empty place, 
          "turn the proxy to it", "wait for the former's last answers", "remove the former")
 
 
+def start_beside(request: Request, project: Project, former: Live | None, new: Live, step: Callable[[str], None]) -> dict:
+    """Start what is to be in force, where it does not run yet; returns the outcome of its golden rows."""
+    if not former or former.slot != new.slot:
+        step(STEPS[1])
+        project.remove(new.slot.service)
+        stacks.write_token(project, new.slot)
+        stacks.write_files(project, former.stack if former else new.stack, *([new.slot] if former else []))
+        project.up(new.slot.service)
+    step(STEPS[2])
+    return prove_slot(request, project, new.slot)
+
+
+def turn_to(request: Request, project: Project, former: Live | None, new: Live, step: Callable[[str], None]) -> None:
+    """Put it in force: the files, what stands around the service, and the proxy."""
+    step(STEPS[3])
+    write_secrets(project.folder, tls=request.tls, key=stacks.metrics_key(project))
+    new.write(project)
+    stacks.write_files(project, new.stack, *([former.slot] if former and former.slot != new.slot else []))
+    parts = [part for part in PARTS if new.stack.images[part]]
+    for part in set(PARTS) - set(parts):
+        project.remove(part)
+    project.up(*parts)
+    step(STEPS[4])
+    if former and former is not new:
+        stacks.reload_proxy(project)
+    stacks.await_revision(project, new.stack)
+    check_parts(project, new.stack)
+
+
+def leave(request: Request, project: Project, former: Live, new: Live, step: Callable[[str], None]) -> None:
+    """Let the former service give its last answers, and end it."""
+    grace = int(read_part(request.bundle, "service.json")["timeout_s"]) + 5
+    step(STEPS[5])
+    stacks.await_leaving(project, grace)
+    step(STEPS[6])
+    project.remove(former.slot.service, grace)
+    stacks.write_files(project, new.stack)
+
+# %% ../../nbs/63_deployment.compose.ipynb #c012
 class ComposeTarget(Target):
     """A stack of containers on this machine: proxy, service, and what watches it."""
 
@@ -174,10 +213,10 @@ class ComposeTarget(Target):
         request = replace(request, port=port)
         new = self._next(request, project, former)
         with _undone(project, former, new):
-            check = self._prove(request, project, former, new, step)
-            self._turn(request, project, former, new, step)
+            check = start_beside(request, project, former, new, step)
+            turn_to(request, project, former, new, step)
         if former and former.slot != new.slot:
-            self._leave(request, project, former, new, step)
+            leave(request, project, former, new, step)
         return {"url": request.url(port), "port": port, "revision": new.stack.revision, "path": str(project.folder),
                 "check": check, "wanted": new.wanted, "certificate": str(request.certificate or ""), "environment": "image",
                 "image": request.image, "place": new.slot.name}
@@ -191,39 +230,6 @@ class ComposeTarget(Target):
         if former and slot != former.slot:
             slot = slot_of(request, request.image, next(p for p in PLACES if p != place))
         return Live(stack_of(request, slot, _next_revision(project)), wanted)
-
-    def _prove(self, request: Request, project: Project, former: Live | None, new: Live, step: Callable[[str], None]) -> dict:
-        if not former or former.slot != new.slot:
-            step(STEPS[1])
-            project.remove(new.slot.service)
-            stacks.write_token(project, new.slot)
-            stacks.write_files(project, former.stack if former else new.stack, *([new.slot] if former else []))
-            project.up(new.slot.service)
-        step(STEPS[2])
-        return prove_slot(request, project, new.slot)
-
-    def _turn(self, request: Request, project: Project, former: Live | None, new: Live, step: Callable[[str], None]) -> None:
-        step(STEPS[3])
-        write_secrets(project.folder, tls=request.tls, key=stacks.metrics_key(project))
-        new.write(project)
-        stacks.write_files(project, new.stack, *([former.slot] if former and former.slot != new.slot else []))
-        parts = [part for part in PARTS if new.stack.images[part]]
-        for part in set(PARTS) - set(parts):
-            project.remove(part)
-        project.up(*parts)
-        step(STEPS[4])
-        if former and former is not new:
-            stacks.reload_proxy(project)
-        stacks.await_revision(project, new.stack)
-        check_parts(project, new.stack)
-
-    def _leave(self, request: Request, project: Project, former: Live, new: Live, step: Callable[[str], None]) -> None:
-        grace = int(read_part(request.bundle, "service.json")["timeout_s"]) + 5
-        step(STEPS[5])
-        stacks.await_leaving(project, grace)
-        step(STEPS[6])
-        project.remove(former.slot.service, grace)
-        stacks.write_files(project, new.stack)
 
     def status(self, made: Mapping[str, Any]) -> dict[str, Any]:
         project = Project(Path(made["path"]).parent)
@@ -245,7 +251,7 @@ class ComposeTarget(Target):
         project.remove_all()
         shutil.rmtree(project.folder, ignore_errors=True)
 
-# %% ../../nbs/63_deployment.compose.ipynb #c011
+# %% ../../nbs/63_deployment.compose.ipynb #c013
 def _next_revision(project: Project) -> int:
     """Counted beyond a stack that was destroyed, whose folder is gone."""
     counted = project.above / "compose.revision"

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'LOOPBACK', 'LEAVE_S', 'STEPS', 'revisions', 'next_revision', 'service_spec', 'prove_revision', 'private_url',
-           'doors', 'door_at', 'serving_at', 'hand_over', 'await_leaving', 'clear', 'LocalTarget', 'port_is_free']
+           'doors', 'door_at', 'serving_at', 'hand_over', 'await_leaving', 'clear', 'port_is_free', 'Running',
+           'LocalTarget']
 
 # %% ../../nbs/63_deployment.local.ipynb #c003
 import contextlib
@@ -186,13 +187,63 @@ def _undo(door: Path, revision: Path, former: tuple[Path, Path] | None) -> None:
     shutil.rmtree(revision, ignore_errors=True)
 
 # %% ../../nbs/63_deployment.local.ipynb #c016
+def _check_age(current: Mapping[str, Any] | None) -> None:
+    if current and "door" not in current and _lives(Path(current["path"])):
+        must = "a service that an earlier release put up must be stopped before a new one takes over its port"
+        raise InputError(problem("deploy", must, "one that runs", "Type mlworkbench stop NAME, and deploy again"))
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether nobody listens there."""
+    try:
+        return bool(check_port(host, port))
+    except InputError:
+        return False
+
+
+def _state_word(state: supervisor.State | None, supervised: bool, serving: bool) -> str:
+    if supervised:
+        return "running" if state.phase == "running" else "restarting" if state.phase == "waiting" else "starting"
+    if serving:
+        return "unsupervised"  # the supervisor was killed; the service goes on, and nobody would restart it
+    return state.phase if state and state.phase in ("stopped", "gave up") else "not running"
+
+# %% ../../nbs/63_deployment.local.ipynb #c018
+class Running(Target):
+    """What is asked of a deployment that runs here."""
+
+    def status(self, made: Mapping[str, Any]) -> dict[str, Any]:
+        revision = self._serving(made)
+        state = supervisor.read_state(revision)
+        running = supervisor.service_processes(revision)
+        word = _state_word(state, supervisor.supervisor_process(revision) is not None, bool(running))
+        if word == "running" and not Client(made["url"], timeout_s=5, certificate=certificate_of(made)).ready():
+            word = "not ready"
+        known = {"restarts": state.restarts, "reason": state.reason, "since": state.since} if state else {}
+        return {"state": word, "processes": len(running), **known}
+
+    def logs(self, made: Mapping[str, Any], lines: int) -> str:
+        return "\n".join(tail(self._serving(made) / "service.log", lines))
+
+    def destroy(self, made: Mapping[str, Any]) -> None:
+        folder = Path(made["path"]).parent.parent
+        for door in doors(folder):
+            end_door(door)
+            shutil.rmtree(door, ignore_errors=True)
+        clear(folder)
+
+    def _serving(self, made: Mapping[str, Any]) -> Path:
+        """The revision that serves: an update that was killed may have come further than the ledger knows."""
+        return (serving_at(Path(made["door"])) if made.get("door") else None) or Path(made["path"])
+
+# %% ../../nbs/63_deployment.local.ipynb #c020
 LEAVE_S = 15.0  # that connections to a former revision may take to end; after that its service ends them
 STEPS = ("clear what an earlier deployment left", "make the bundle's environment", "start it beside the former, on its own port",
          "wait until it is ready, and replay the golden rows", "open the public port", "let it take over",
          "wait for the former's last answers", "end the former")
 
 
-class LocalTarget(Target):
+class LocalTarget(Running):
     """A supervised background process on this machine."""
 
     name = "local"
@@ -204,6 +255,11 @@ class LocalTarget(Target):
             raise InputError(problem("deploy", must, "one of an earlier release", "Build the bundle again"))
         if request.port and ask_door(door_at(request.folder, request.port)) is None:
             check_port(request.host, request.port)
+        for door in doors(request.folder):
+            if (told := ask_door(door)) and told["host"] != request.host:
+                must = "the address of a port that is open must stay"
+                do = f"Type mlworkbench stop {request.name}, and deploy again"
+                raise InputError(problem("deployment.host", must, f"{request.host} in place of {told['host']}", do))
 
     def wanted(self, request: Request) -> dict[str, str]:
         shown = hashlib.sha256(request.certificate.read_bytes()).hexdigest()[:16] if request.certificate else "none"
@@ -265,49 +321,3 @@ class LocalTarget(Target):
         return {"url": request.url(request.port), "port": request.port, "revision": int(revision.name), "path": str(revision),
                 "door": str(door_at(request.folder, request.port)), "check": dict(check), "wanted": self.wanted(request),
                 "certificate": str(request.certificate or "")}
-
-    def status(self, made: Mapping[str, Any]) -> dict[str, Any]:
-        revision = self._serving(made)
-        state = supervisor.read_state(revision)
-        running = supervisor.service_processes(revision)
-        word = _state_word(state, supervisor.supervisor_process(revision) is not None, bool(running))
-        if word == "running" and not Client(made["url"], timeout_s=5, certificate=certificate_of(made)).ready():
-            word = "not ready"
-        known = {"restarts": state.restarts, "reason": state.reason, "since": state.since} if state else {}
-        return {"state": word, "processes": len(running), **known}
-
-    def logs(self, made: Mapping[str, Any], lines: int) -> str:
-        return "\n".join(tail(self._serving(made) / "service.log", lines))
-
-    def destroy(self, made: Mapping[str, Any]) -> None:
-        folder = Path(made["path"]).parent.parent
-        for door in doors(folder):
-            end_door(door)
-            shutil.rmtree(door, ignore_errors=True)
-        clear(folder)
-
-    def _serving(self, made: Mapping[str, Any]) -> Path:
-        """The revision that serves: an update that was killed may have come further than the ledger knows."""
-        return (serving_at(Path(made["door"])) if made.get("door") else None) or Path(made["path"])
-
-# %% ../../nbs/63_deployment.local.ipynb #c017
-def _check_age(current: Mapping[str, Any] | None) -> None:
-    if current and "door" not in current and _lives(Path(current["path"])):
-        must = "a service that an earlier release put up must be stopped before a new one takes over its port"
-        raise InputError(problem("deploy", must, "one that runs", "Type mlworkbench stop NAME, and deploy again"))
-
-
-def port_is_free(host: str, port: int) -> bool:
-    """Whether nobody listens there."""
-    try:
-        return bool(check_port(host, port))
-    except InputError:
-        return False
-
-
-def _state_word(state: supervisor.State | None, supervised: bool, serving: bool) -> str:
-    if supervised:
-        return "running" if state.phase == "running" else "restarting" if state.phase == "waiting" else "starting"
-    if serving:
-        return "unsupervised"  # the supervisor was killed; the service goes on, and nobody would restart it
-    return state.phase if state and state.phase in ("stopped", "gave up") else "not running"

@@ -42,7 +42,7 @@ def reading(reader: Mapping[str, Any]) -> Reading | None:
 
 def _without_gaps(column: str) -> Reading:
     def whole(values: Any) -> Any:
-        if None in values:
+        if type(values) is list and None in values:  # an array of numbers has none
             raise _complaint(column, None)
         return values
 

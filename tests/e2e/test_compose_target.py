@@ -89,7 +89,7 @@ def up(bundle: str, **options):
     return deploy(bundle, name=NAME, target="compose", **options)
 
 
-def until(holds: Callable[[], object], timeout_s: float = 30.0) -> object:
+def until(holds: Callable[[], object], timeout_s: float = 60.0) -> object:
     end = time.monotonic() + timeout_s
     while not (found := holds()):
         assert time.monotonic() < end, f"waited {timeout_s} s in vain"

@@ -29,7 +29,7 @@ SERVICE = {"max_body_mb": 1, "timeout_s": 30, "queue": 2, "metrics_access": "key
 SECONDS = Watch(scrape_s=0.5, window_s=4, hold_s=0, latency_s=0.01, denied_per_minute=5, quiet_minutes=0.1)
 
 
-def until(holds: Callable[[], object], timeout_s: float = 30.0) -> object:
+def until(holds: Callable[[], object], timeout_s: float = 60.0) -> object:
     end = time.monotonic() + timeout_s
     while not (found := holds()):
         assert time.monotonic() < end, f"waited {timeout_s} s in vain"
