@@ -244,7 +244,7 @@ def settle(project: Project, timeout_s: float = 20.0) -> Live | None:
             await_revision(project, live.stack, timeout_s)
         await_leaving(project, timeout_s)
         for service in others:
-            project.remove(service)
+            project.remove(service, grace_s=2)  # it was never asked, or has answered
     return live if states.get(live.slot.service, {}).get("Running") else None
 
 
