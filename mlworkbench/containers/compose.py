@@ -424,7 +424,8 @@ def build_stack(
     )
     write_stack(folder, render_stack(stack))
     write_secrets(folder, tls=tls, key=_ensure_keys(folder))
-    own_folder(folder / "log")
+    for shared in ("log", "keys"):
+        own_folder(folder / shared)
     return folder
 
 
