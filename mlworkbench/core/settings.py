@@ -76,6 +76,20 @@ RUNNING = {
     "deployment.timeout_s": Key(Positive, "seconds a service may take to become ready"),
     "deployment.tls_certificate": Key(str, "file with a local service's certificate (PEM); empty: no TLS"),
     "deployment.tls_key": Key(str, "file with the private key of that certificate (PEM, without a passphrase)"),
+    "deployment.kubernetes_context": Key(str, "context of the kubeconfig; empty: its current one"),
+    "deployment.kubernetes_namespace": Key(str, "namespace; empty: that of the context"),
+    "deployment.kubernetes_image": Key(str, "image that others built and pushed, such as registry.example.com/{name}:{version}; "
+                                       "empty: it is built here"),
+    "deployment.kubernetes_registry": Key(str, "registry that images are pushed to, such as registry.example.com/team; empty: "
+                                          "the cluster's nodes have them"),
+    "deployment.kubernetes_pull_secret": Key(str, "Secret of the namespace by which nodes pull images; empty: none is needed"),
+    "deployment.kubernetes_url": Key(str, "address for callers outside, such as https://{name}.example.com; empty: none"),
+    "deployment.kubernetes_gateway": Key(str, "Gateway (name or namespace/name) that answers there; empty: an Ingress does"),
+    "deployment.kubernetes_max_replicas": Key(Annotated[int, Ge(0)], "replicas that autoscaling may make; 0: no autoscaling"),
+    "deployment.kubernetes_log_class": Key(str, "ReadWriteMany storage class that keeps the prediction log; empty: it ends "
+                                           "with its pod"),
+    "deployment.kubernetes_metrics": Key(bool, "whether a ServiceMonitor tells the Prometheus operator of the service"),
+    "deployment.kubernetes_monitor_image": Key(str, "image with mlworkbench that looks at the kept log each night; empty: none"),
 }
 WATCHING = {
     "monitoring.psi_threshold": Key(Annotated[float, Gt(0)], "population stability index from which a change alarms"),

@@ -205,6 +205,7 @@ class ComposeTarget(Target):
 
     def apply(self, request: Request, current: Mapping[str, Any] | None, step: Callable[[str], None]) -> dict[str, Any]:
         project, request = Project(request.folder), self.prepare(request)
+        project.program  # noqa: B018 - looked for now: a Cancel, later, must not keep what is undone from finding it
         own_folder(request.folder / "log")
         stacks.share_keys(request.folder)
         step(STEPS[0])

@@ -149,7 +149,11 @@ class Target:
 
 # %% ../../nbs/62_deployment.targets.ipynb #c014
 GROUP = "mlworkbench.targets"
-BUILT_IN = {"local": "mlworkbench.deployment.local:LocalTarget", "compose": "mlworkbench.deployment.compose:ComposeTarget"}
+BUILT_IN = {
+    "local": "mlworkbench.deployment.local:LocalTarget",
+    "compose": "mlworkbench.deployment.compose:ComposeTarget",
+    "kubernetes": "mlworkbench.deployment.kubernetes:KubernetesTarget",
+}
 
 
 def target_names() -> list[str]:
