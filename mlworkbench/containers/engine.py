@@ -66,7 +66,8 @@ class Engine:
     @property
     def build_words(self) -> list[str]:
         """What ``build`` is told: the setting's words, and a format that knows health checks."""
-        return ([] if self.name == "docker" else ["--format", "docker"]) + setting("containers.build_options")
+        ours = {"podman": ["--format", "docker"], "buildah": ["--format", "docker", "--layers"]}.get(self.name, [])
+        return ours + setting("containers.build_options")
 
     def clean(self, *arguments: str) -> str:
         """Run a command of cleaning up, whatever else goes on: a cancelled job must still clean up; returns its output."""

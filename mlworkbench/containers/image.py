@@ -32,6 +32,7 @@ from mlworkbench.containers.sizes import (
     forecast_sizes,
     forecast_table,
     size_table,
+    told_forecast,
 )
 from ..core.errors import GateFailed, InputError, MissingPart, WorkbenchError, problem
 from ..core.evidence import Evidence
@@ -328,6 +329,7 @@ def containerize(
     found = find_engine(engine or setting("containers.engine"))
     checks, concerns = _audited(made) if audit else ((), ())
     forecast = tuple(forecast_sizes(made))
+    report(told_forecast(forecast))
     image = build_image(found, made, dockerfile, base)
     with _removed_unless_named(found, image):
         proof, facts, inventory, sbom = prove_image(found, image, made)

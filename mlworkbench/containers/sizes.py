@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RUNTIME_MB', 'OWN', 'HERE', 'WHEEL', 'NOWHERE', 'HEADS', 'Forecast', 'forecast_sizes', 'size_table', 'forecast_mb',
-           'forecast_table', 'budget_rules', 'check_budget']
+           'told_forecast', 'forecast_table', 'budget_rules', 'check_budget']
 
 # %% ../../nbs/51_containers.sizes.ipynb #c003
 import tempfile
@@ -158,6 +158,12 @@ def _whole(part: str, size: int, made: int, expected: float | None) -> dict[str,
 def forecast_mb(forecast: Sequence[Forecast]) -> float:
     """What an image is expected to weigh: its packages, and the interpreter with its libraries."""
     return sum(one.kept_mb for one in forecast) + RUNTIME_MB
+
+
+def told_forecast(forecast: Sequence[Forecast]) -> str:
+    """The forecast in a line, with the dearest packages."""
+    dearest = ", ".join(f"{one.name} {one.kept_mb:.0f}" for one in forecast[:5])
+    return f"forecast: {forecast_mb(forecast):.0f} MB, of which {dearest}, the interpreter and its libraries {RUNTIME_MB:.0f}"
 
 
 def forecast_table(forecast: Sequence[Forecast], shown: int = 25) -> Evidence:

@@ -8,7 +8,6 @@ import os
 import platform
 import re
 import subprocess
-import sys
 import tomllib
 import uuid
 from importlib import metadata
@@ -100,8 +99,8 @@ def system_components(files: list[str], tree: Path) -> list[dict]:
     return made
 
 
-def write_bom(out: Path, system: list[str], listed: dict) -> None:
-    """Write the bill of materials into the packages' tree, and the system's packages into what is `listed`."""
+def write_bom(tree: Path, listed: dict) -> None:
+    """Write the bill of materials into a tree; the system's components are among what is `listed`."""
     manifest = json.loads(Path("/bento/src/manifest.json").read_text(encoding="utf-8"))
     name, version = manifest["name"], manifest["version"]
     model = {"type": "machine-learning-model", "bom-ref": f"model:{name}@{version}", "name": name, "version": version,
@@ -110,8 +109,7 @@ def write_bom(out: Path, system: list[str], listed: dict) -> None:
     python = platform.python_version()
     interpreter = {"type": "application", "bom-ref": f"python@{python}", "name": "cpython", "version": python,
                    "purl": f"pkg:generic/python@{python}", "licenses": [{"license": {"id": "PSF-2.0"}}]}
-    debian = system_components(system, out / "runtime")
-    components = [model, interpreter, *python_components(), *debian]
+    components = [model, interpreter, *python_components(), *listed["system"]]
     bom = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json", "bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1,
         "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, manifest['content_sha256'])}",
@@ -119,8 +117,6 @@ def write_bom(out: Path, system: list[str], listed: dict) -> None:
         "components": components,
         "dependencies": [{"ref": f"image:{name}@{version}", "dependsOn": [c["bom-ref"] for c in components]}],
     }
-    target = out / "packages/opt/sbom/bom.cdx.json"
+    target = tree / "opt/sbom/bom.cdx.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(bom, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    listed["system"] = [{"name": c["name"], "version": c["version"]} for c in debian]
-    listed["python"] = f"{sys.version_info[0]}.{sys.version_info[1]}"

@@ -1,11 +1,11 @@
-"""Makes the file trees of a lean image, in the builder: what the running service needs, and a list of all of it.
+"""Makes the file trees of a lean image, in the builder, in three steps: what the running service needs, and a list of it.
 
-The service is started once, asked by every route (`exercise.py`) and watched: what Python ran then gets its bytecode, and
-of what `rules.py` names nothing that was used is left out. Writes under `/out`:
-
-- ``runtime``: the interpreter, its library, the shared libraries that anything here is linked with, certificates, users;
-- ``packages``: the virtual environment;
-- ``bundle``: the Bento, with bytecode.
+- ``see``: the service is started once, asked by every route (`exercise.py`) and watched; writes `/seen`, the files that
+  Python ran or opened. Where these are the same as for the model before, the builder keeps the next step's layers.
+- ``pack``: writes `/out/runtime`, the interpreter, its library, the shared libraries that anything here is linked with,
+  certificates, users; and `/out/packages`, the virtual environment. What was used gets its bytecode, and of what `rules.py`
+  names nothing that was used is left out.
+- ``finish``: writes `/out/bundle`, the Bento with bytecode, the list of sizes and the bill of materials.
 
 Each file's time is the same in every build. Needs Python's own library, and `ldd`.
 """
@@ -15,6 +15,7 @@ import importlib.util
 import json
 import marshal
 import os
+import py_compile
 import re
 import secrets
 import shutil
@@ -32,7 +33,7 @@ from pathlib import Path
 from exercise import ask, exercise, faults
 from rules import READ_THEMSELVES, SOURCES, SYMBOLS, loaded_size, spare
 
-SERVICE, BENTO, OUT, BYTECODE = (Path(path) for path in ("/opt/service", "/bento", "/out", "/opt/bytecode"))
+SERVICE, BENTO, OUT, SEEN = (Path(path) for path in ("/opt/service", "/bento", "/out", "/seen"))
 PATIENCE_S = 240.0
 NOT_LIBRARY = r"^(test|idlelib|lib2to3|turtledemo|ensurepip|tkinter|pydoc_data|config-[^/]*)/|(^|/)tests?/|^lib-dynload/(_test|_ctypes_test|_tkinter|_xx|xx|nis|_dbm|_gdbm|readline|ossaudiodev|spwd|audioop)"
 EXTRA = ("libgcc_s.so.1",)  # opened by the C library itself when a thread ends
@@ -62,7 +63,7 @@ def trace(work: Path) -> set[str]:
     token, log, noted = secrets.token_hex(16), work / "log", work / "trace"
     environ = {
         "PATH": f"{SERVICE}/bin:{os.environ['PATH']}", "HOME": str(work), "LANG": "C.UTF-8", "BENTOML_HOME": str(work / "bentoml"),
-        "BENTOML_DO_NOT_TRACK": "True", "PYTHONUNBUFFERED": "1", "PYTHONPYCACHEPREFIX": str(BYTECODE), "PYTHONHASHSEED": "0",
+        "BENTOML_DO_NOT_TRACK": "True", "PYTHONUNBUFFERED": "1", "PYTHONPYCACHEPREFIX": os.environ["PYTHONPYCACHEPREFIX"], "PYTHONHASHSEED": "0",
         "PYTHONPATH": str(Path(__file__).parent), "LEAN_TRACE": str(noted), "MLW_PROBE_TOKEN": token, "MLW_LOG_DIR": str(work / "kept"),
     }
     command = [f"{SERVICE}/bin/python", "-m", "bentoml", "serve", str(BENTO), "--host", "127.0.0.1", "--port", str(port)]
@@ -144,9 +145,11 @@ def place_bytecode(tree: Path, used: Iterable[str], keep_source: bool) -> tuple[
     """
     total, replaced = 0, 0
     for path in sorted(used):
-        source, made = tree / path.lstrip("/"), Path(importlib.util.cache_from_source(path))  # below BYTECODE
-        if not path.endswith(".py") or not source.is_file() or not made.is_file():
+        source, made = tree / path.lstrip("/"), Path(importlib.util.cache_from_source(path))  # below PYTHONPYCACHEPREFIX
+        if not path.endswith(".py") or not source.is_file():
             continue
+        if not made.is_file():
+            py_compile.compile(path, str(made), doraise=True)
         code = marshal.loads(made.read_bytes()[16:])
         head = importlib.util.MAGIC_NUMBER + struct.pack("<I", 1) + importlib.util.source_hash(source.read_bytes())
         whole = keep_source or any(f"/site-packages/{name}/" in path for name in READ_THEMSELVES)
@@ -264,22 +267,29 @@ def size_of(tree: Path) -> int:
     return sum(f.lstat().st_size for f in tree.rglob("*") if f.is_file() and not f.is_symlink())
 
 
-def main() -> None:
-    from bom import write_bom
-
+def see() -> None:
+    """Write the files that the service used: the bundle's own, and all others."""
     work = Path("/tmp/lean")
     work.mkdir(parents=True)
-    began = time.monotonic()
-    used = trace(work)
-    print(f"lean: {len(used)} files were used; {time.monotonic() - began:.1f} s", flush=True)
+    used = sorted(path for path in trace(work) if os.path.isfile(path))
+    SEEN.mkdir()
+    for name, own in (("bundle", True), ("used", False)):
+        (SEEN / name).write_text("".join(f"{path}\n" for path in used if path.startswith(f"{BENTO}/") == own))
+    print(f"lean: {len(used)} files were used", flush=True)
+
+
+def pack() -> None:
+    """Write the trees of the interpreter and of the packages."""
+    from bom import system_components
+
+    used = set((SEEN / "used").read_text().splitlines())
+    count = len(used)
     # a library that another file is linked with is in use, too
     shared = [f for _, _, files in distributions() for f in files if re.search(r"\.so(\.|$)", f.name) and is_elf(f)]
-    ran = [f for f in shared if str(f) in used]
-    used |= {os.path.realpath(path) for path in linked(ran)[0]}
+    used |= {os.path.realpath(path) for path in linked([f for f in shared if str(f) in used])[0]}
     packages, elves = pack_packages(used)
     system, missing = pack_runtime(used, elves)
-    shutil.copytree(BENTO, OUT / "bundle/bento", ignore=shutil.ignore_patterns("__pycache__", ".container"))
-    sizes = {tree: place_bytecode(OUT / tree, used, tree == "bundle") for tree in ("runtime", "packages", "bundle")}
+    made = {tree: place_bytecode(OUT / tree, used, False)[0] for tree in ("runtime", "packages")}
     for package in packages:
         own = [OUT / "packages" / path.lstrip("/") for path in package.pop("own")]
         places = [p for path in own for p in (path.with_suffix(".pyc"), *path.parent.glob(f"__pycache__/{path.stem}.*.pyc"))]
@@ -287,17 +297,30 @@ def main() -> None:
         gone = sum((SERVICE / p.relative_to(OUT / "packages/opt/service")).stat().st_size for p in own if not p.is_file())
         package["kept"] -= gone
         package["left_out"] |= {SOURCES: gone} if gone else {}
-    listed = {"packages": packages, "trees": {tree: size_of(OUT / tree) for tree in sizes},
-              "bytecode": {tree: made for tree, (made, _) in sizes.items()}, "files_used": len(used),
+    debian = system_components(system, OUT / "runtime")
+    listed = {"packages": packages, "bytecode": made, "files_used": count, "system": debian,
               "missing": {name: sorted(who) for name, who in sorted(missing.items())}}
-    write_bom(OUT, system, listed)
-    write(OUT / "packages", "/opt/sbom/inventory.json", json.dumps(listed, indent=1, sort_keys=True) + "\n")
-    for tree in sizes:
+    listed["trees"] = {tree: size_of(OUT / tree) for tree in made}
+    (OUT / "lists.json").write_text(json.dumps(listed))
+    for tree in made:
         settle(OUT / tree)
     (OUT / "runtime/tmp").chmod(0o1777)
-    print(f"lean: {', '.join(f'{tree} {size / 1e6:.0f} MB' for tree, size in listed['trees'].items())}; "
-          f"{time.monotonic() - began:.1f} s", flush=True)
+    print(f"lean: {', '.join(f'{tree} {size / 1e6:.0f} MB' for tree, size in listed['trees'].items())}", flush=True)
+
+
+def finish() -> None:
+    """Write the tree of the bundle, with the lists."""
+    from bom import write_bom
+
+    tree, listed = OUT / "bundle", json.loads((OUT / "lists.json").read_text())
+    shutil.copytree(BENTO, tree / "bento", ignore=shutil.ignore_patterns("__pycache__"))
+    listed["bytecode"]["bundle"] = place_bytecode(tree, (SEEN / "bundle").read_text().splitlines(), True)[0]
+    listed["trees"]["bundle"] = size_of(tree)
+    write_bom(tree, listed)
+    listed["system"] = [{"name": c["name"], "version": c["version"]} for c in listed["system"]]
+    write(tree, "/opt/sbom/inventory.json", json.dumps(listed, indent=1, sort_keys=True) + "\n")
+    settle(tree)
 
 
 if __name__ == "__main__":
-    main()
+    {"see": see, "pack": pack, "finish": finish}[sys.argv[1]]()
