@@ -44,7 +44,7 @@ def read(told: str) -> Traffic:
 @contextlib.contextmanager
 def traffic(wrk: str, url: str, rows: Sequence[dict], key: str, folder: Path, connections: int = 8) -> Iterator[Traffic]:
     """Ask a deployment for predictions without a pause within the block, over connections that are kept alive."""
-    command = [wrk, "-t", "1", "-c", str(connections), "-d", f"{LONGEST_S}s", "--timeout", "20s", "-s",
+    command = [wrk, "-t", "1", "-c", str(connections), "-d", f"{LONGEST_S}s", "--timeout", "10s", "-s",
                str(script(folder, rows, key)), f"{url}/predict"]
     callers = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     seen = Traffic()

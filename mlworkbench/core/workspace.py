@@ -79,9 +79,9 @@ class Ledger:
     def _open(self) -> Iterator[sqlite3.Connection]:
         connection = sqlite3.connect(self.path, timeout=30)
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
             if connection.execute("PRAGMA user_version").fetchone()[0] != len(MIGRATIONS):
                 with file_lock(self.path.with_suffix(".lock"), wait=True):
+                    connection.execute("PRAGMA journal_mode = WAL")  # which the file remembers
                     _migrate(connection, self.path)
             with connection:
                 yield connection
@@ -231,7 +231,7 @@ class Workspace:
 def workspace() -> Workspace:
     """The workspace in force: `MLWORKBENCH_WORKSPACE`, beside the nearest settings.ini, or the user's data folder."""
     if named := os.environ.get("MLWORKBENCH_WORKSPACE"):
-        return Workspace(Path(named).expanduser().absolute())
+        return Workspace(Path(named).expanduser().resolve())
     if (file := settings_file()) is not None:
         return Workspace(file.resolve().parent / ".mlworkbench")
     from platformdirs import user_data_path

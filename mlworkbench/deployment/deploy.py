@@ -27,7 +27,7 @@ from ..core.workspace import Artifact, now, workspace
 from .client import Client
 from .keys import own_key, own_key_file
 from .plan import Options, asked, current_artifact, made_by, request_for
-from .steps import Steps, work_in_progress
+from .steps import NOTE, Steps, work_in_progress
 from .targets import Request, Target, certificate_of, find_target
 from ..serving.privacy import drop_old, forget
 
@@ -155,7 +155,7 @@ def _unfinished(details: Mapping[str, Any]) -> str:
     if work is None:
         return ""
     if work["interrupted"]:
-        return f"{work['what']} was ended in the middle of: {work['step']}. Deploy again; what ran before still runs"
+        return f"{work['what']} was ended in the middle of: {work['step']}. Deploy again: until then what was last proved serves"
     return f"{work['what']}: {work['step']}"
 
 
@@ -275,16 +275,17 @@ def _lock(name: str) -> AbstractContextManager[None]:
 
 def _apply(place: Target, target: str, request: Request, back: list[dict[str, Any]] | None = None) -> Deployment:
     """Let the target do it, and enter the outcome; `back` is the history to go back along, None: the former's and it."""
+    _retire(current_artifact(request.name))
     former = current_artifact(request.name)
-    _retire(former)
-    former, current = current_artifact(request.name), made_by(former, target)
+    current = made_by(former, target)
     place.check(request)
-    action = "rollback" if back is not None else place.plan(request, current).action
     steps = Steps(request.folder, f"{'rollback' if back is not None else 'deployment'} of {request.tag} on {target}")
     try:
         request = place.prepare(request)
         made = (place.rollback if back is not None and current else place.apply)(request, current, steps)
-        artifact = _entered(request, target, made, former, action, _history(former, request.tag) if back is None else back)
+        action = "rollback" if back is not None else _action(made, current)
+        back = _history(former, request.tag, target) if back is None else back
+        artifact = _entered(request, target, made, former, action, back)
         workspace().ledger.record(artifact)
         _retire(artifact)
     finally:
@@ -293,13 +294,21 @@ def _apply(place: Target, target: str, request: Request, back: list[dict[str, An
     return find_deployment(request.name)
 
 
+def _action(made: Mapping[str, Any], current: Mapping[str, Any] | None) -> str:
+    """What was done, by what runs now: a plan is of an earlier moment."""
+    if current is None:
+        return "create"
+    return "nothing" if made["revision"] == current["revision"] else "update"
+
+
 def _entered(request: Request, target: str, made: Mapping[str, Any], former: Artifact | None, action: str,
              back: list[dict[str, Any]]) -> Artifact:
     known = former.details if former else {}
-    left = [{"target": known["target"], "made": known["made"]}] if known and known["target"] != target else []
+    left = list(known.get("retiring", []))
+    left += [{"target": known["target"], "made": known["made"]}] if known and known["target"] != target else []
     options = {key: getattr(request, key) for key in Options.__dataclass_fields__}
-    event = {"time": now(), "action": action, "bundle": request.tag, "sha256": request.sha256, "target": target,
-             "revision": made["revision"], "image": request.image, "options": options, "run": ""}
+    event = {"time": made.get("since") or now(), "action": action, "bundle": request.tag, "sha256": request.sha256,
+             "target": target, "revision": made["revision"], "image": request.image, "options": options, "run": ""}
     details = {
         "target": target, "url": made["url"], "revision": made["revision"], "bundle": request.tag, "back": back,
         "bundle_path": str(request.bundle), "folder": str(request.folder),
@@ -313,18 +322,23 @@ def _entered(request: Request, target: str, made: Mapping[str, Any], former: Art
 def _retire(artifact: Artifact | None) -> None:
     """End what the name ran elsewhere before, if that is still to be done."""
     left = list(artifact.details.get("retiring", [])) if artifact else []
+    kept = []
     for place in left:
-        find_target(place["target"]).destroy(place["made"])
-    if left:
-        workspace().ledger.update(artifact, retiring=[])
+        try:
+            find_target(place["target"]).destroy(place["made"])
+        except WorkbenchError as error:  # a cluster that is out of reach, say: tried again with the next change
+            report(f"what ran on {place['target']} could not be ended: {error}")
+            kept.append(place)
+    if left != kept:
+        workspace().ledger.update(artifact, retiring=kept)
 
 
-def _history(former: Artifact | None, tag: str) -> list[dict[str, Any]]:
+def _history(former: Artifact | None, tag: str, target: str) -> list[dict[str, Any]]:
     """The bundles to go back to, the last one first to be taken: of a redeployed one nothing new is remembered."""
     known = former.details if former else {}
     back = list(known.get("back", []))
-    if known and known["bundle"] != tag:
-        keys = ("bundle", "bundle_path", "environment", "workers", "options")
+    if known and (known["bundle"], known["target"]) != (tag, target):
+        keys = ("bundle", "bundle_path", "environment", "workers", "options", "target")
         back.append({key: known[key] for key in keys if key in known} | {"sha256": former.sha256})
     return back[-20:]
 
@@ -363,9 +377,10 @@ def roll_back(name: str) -> Deployment:
             raise InputError(problem(f"rollback {name}", must, f"only {details['bundle']}"))
         *rest, earlier = details["back"]
         options = Options(**{"environment": earlier["environment"], "workers": earlier["workers"], **earlier.get("options", {})})
-        place, where = find_target(details["target"]), _earlier_bundle(name, earlier)
+        target = earlier.get("target", details["target"])
+        place, where = find_target(target), _earlier_bundle(name, earlier)
         request = request_for(name, where, earlier["bundle"], replace(options, port=0), None)
-        return _apply(place, details["target"], request, back=rest)
+        return _apply(place, target, request, back=rest)
 
 
 def stop_deployment(name: str) -> None:
@@ -373,8 +388,10 @@ def stop_deployment(name: str) -> None:
     artifact = find("deployment", name, where="stop")
     with _lock(artifact.name):
         now_ = current_artifact(artifact.name)
-        _retire(now_)
         find_target(now_.details["target"]).destroy(now_.details["made"])
+        _retire(now_)
+        (Path(now_.details["folder"]) / NOTE).unlink(missing_ok=True)
+        now_ = current_artifact(artifact.name)
         event = {"time": now(), "action": "stop", "bundle": now_.details["bundle"], "sha256": now_.sha256,
                  "target": now_.details["target"], "revision": now_.details["revision"]}
-        workspace().ledger.update(now_, history=[*now_.details.get("history", []), event][-KEPT:], retiring=[])
+        workspace().ledger.update(now_, history=[*now_.details.get("history", []), event][-KEPT:])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'LOOPBACK', 'LEAVE_S', 'STEPS', 'revisions', 'next_revision', 'service_spec', 'prove_revision', 'private_url',
-           'doors', 'door_at', 'serving_at', 'hand_over', 'await_leaving', 'clear', 'port_is_free', 'Running',
+           'doors', 'door_at', 'serving_at', 'serves', 'hand_over', 'await_leaving', 'clear', 'port_is_free', 'Running',
            'LocalTarget']
 
 # %% ../../nbs/63_deployment.local.ipynb #c003
@@ -25,6 +25,7 @@ from ..bundling.parity import check_parity, free_port, prove, service_command, s
 from ..bundling.verify import SOURCE, read_part
 from ..core.errors import GateFailed, InputError, WorkbenchError, problem
 from ..core.jobs import check_cancelled
+from ..core.workspace import now
 from . import supervisor
 from .client import Client
 from .door import ask_door, end_door, make_door
@@ -124,10 +125,20 @@ def serving_at(door: Path) -> Path | None:
         told = json.loads((door / "door.json").read_text(encoding="utf-8"))["serving"]
     except (FileNotFoundError, ValueError):
         return None
-    return Path(told) if told and supervisor.service_processes(Path(told)) else None
+    return Path(told) if told and _lives(Path(told)) else None  # one that waits for its restart serves, too
 
 
-def hand_over(door: Path, revision: Path, timeout_s: float = 20.0) -> None:
+def _lives(revision: Path) -> bool:
+    return bool(supervisor.supervisor_process(revision) or supervisor.service_processes(revision))
+
+
+def serves(door: Path, revision: Path) -> bool:
+    """Whether a process of the revision takes connections at the door."""
+    told = ask_door(door) or {"peers": []}
+    return any(p["listens"] and not p["leaving"] and p["of"] == str(revision) for p in told["peers"])
+
+
+def hand_over(door: Path, revision: Path, tls: bool = False, timeout_s: float = 20.0) -> None:
     """Let a revision serve, and wait until it does.
 
     Raises
@@ -135,11 +146,10 @@ def hand_over(door: Path, revision: Path, timeout_s: float = 20.0) -> None:
     WorkbenchError
         None of its processes came to the door.
     """
-    ask_door(door, do="serve", revision=str(revision))
+    ask_door(door, do="serve", revision=str(revision), tls=tls)
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
-        told = ask_door(door) or {"peers": []}
-        if any(p["listens"] and p["of"] == str(revision) for p in told["peers"]):
+        if serves(door, revision):
             return
         time.sleep(0.02)
     must = f"the new service must come to the door within {timeout_s:g} s"
@@ -171,15 +181,11 @@ def clear(folder: Path) -> tuple[Path, Path] | None:
     return (serving[1], serving[0]) if serving else None
 
 
-def _lives(revision: Path) -> bool:
-    return bool(supervisor.supervisor_process(revision) or supervisor.service_processes(revision))
-
-
 def _undo(door: Path, revision: Path, former: tuple[Path, Path] | None) -> None:
     """The new revision is gone, and the former one serves as it did."""
     if former is not None and former[0] == door:
         with contextlib.suppress(WorkbenchError):
-            hand_over(door, former[1])
+            hand_over(door, former[1], "--ssl-certfile" in supervisor.read_spec(former[1]).argv)
     else:
         end_door(door)
         shutil.rmtree(door, ignore_errors=True)
@@ -220,7 +226,8 @@ class Running(Target):
         if word == "running" and not Client(made["url"], timeout_s=5, certificate=certificate_of(made)).ready():
             word = "not ready"
         known = {"restarts": state.restarts, "reason": state.reason, "since": state.since} if state else {}
-        return {"state": word, "processes": len(running), **known}
+        serving = {"serving": self._runs(made).get("bundle", "")} if revision != Path(made["path"]) else {}
+        return {"state": word, "processes": len(running), **known, **serving}
 
     def logs(self, made: Mapping[str, Any], lines: int) -> str:
         return "\n".join(tail(self._serving(made) / "service.log", lines))
@@ -232,14 +239,20 @@ class Running(Target):
             shutil.rmtree(door, ignore_errors=True)
         clear(folder)
 
+    def _runs(self, made: Mapping[str, Any]) -> dict[str, str]:
+        """What runs, in words: as the revision that serves was asked for."""
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return json.loads((self._serving(made) / "revision.json").read_text(encoding="utf-8"))
+        return dict(made.get("wanted", {}))
+
     def _serving(self, made: Mapping[str, Any]) -> Path:
         """The revision that serves: an update that was killed may have come further than the ledger knows."""
         return (serving_at(Path(made["door"])) if made.get("door") else None) or Path(made["path"])
 
 # %% ../../nbs/63_deployment.local.ipynb #c020
-LEAVE_S = 15.0  # that connections to a former revision may take to end; after that its service ends them
-STEPS = ("clear what an earlier deployment left", "make the bundle's environment", "start it beside the former, on its own port",
-         "wait until it is ready, and replay the golden rows", "open the public port", "let it take over",
+LEAVE_S = 10.0  # beyond a request's own time limit: after that the former's service ends the connections that are left
+STEPS = ("clear what an earlier deployment left", "open the public port", "make the bundle's environment",
+         "start it beside the former, on its own port", "wait until it is ready, and replay the golden rows", "let it take over",
          "wait for the former's last answers", "end the former")
 
 
@@ -268,7 +281,8 @@ class LocalTarget(Running):
                                           "address": request.host, "TLS certificate": shown} | port
 
     def plan(self, request: Request, current: Mapping[str, Any] | None) -> Plan:
-        return super().plan(replace(request, port=request.port or (current or {}).get("port", 0)), current)
+        port = request.port or (current or {}).get("port", 0)
+        return super().plan(replace(request, port=port), current and {**current, "wanted": self._runs(current)})
 
     def apply(self, request: Request, current: Mapping[str, Any] | None, step: Callable[[str], None]) -> dict[str, Any]:
         _check_age(current)
@@ -277,23 +291,30 @@ class LocalTarget(Running):
         request = replace(request, port=self._port(request, current, former))
         door = door_at(request.folder, request.port)
         if former and former[0] == door and self._is_wanted(former[1], request):
-            step(STEPS[3])
-            return self._made(request, former[1], prove_revision(request, former[1]))
+            step(STEPS[4])
+            return self._prove_again(request, former[1])
         revision = next_revision(request.folder)
         try:
-            made = self._start(request, revision, step)
-            step(STEPS[4])
+            step(STEPS[1])
             make_door(door, request.host, request.port, tls=request.tls is not None)
+            made = self._start(request, revision, step) | {"since": now()}
             step(STEPS[5])
-            hand_over(door, revision)
+            hand_over(door, revision, request.tls is not None)
             step(STEPS[6])
-            await_leaving(door, revision, LEAVE_S)
+            await_leaving(door, revision, read_part(request.bundle, "service.json")["timeout_s"] + LEAVE_S)
             step(STEPS[7])
+            hand_over(door, revision, request.tls is not None)  # it serves still, after all that
         except BaseException:
             _undo(door, revision, former)
             raise
         clear(request.folder)
         return made
+
+    def _prove_again(self, request: Request, revision: Path) -> dict[str, Any]:
+        check, door = prove_revision(request, revision), door_at(request.folder, request.port)
+        make_door(door, request.host, request.port, tls=request.tls is not None)
+        hand_over(door, revision, request.tls is not None)
+        return self._made(request, revision, check)
 
     def _port(self, request: Request, current: Mapping[str, Any] | None, former: tuple[Path, Path] | None) -> int:
         if request.port or former:
@@ -308,13 +329,13 @@ class LocalTarget(Running):
         return False
 
     def _start(self, request: Request, revision: Path, step: Callable[[str], None]) -> dict[str, Any]:
-        step(STEPS[1])
-        spec = service_spec(request, revision, free_port(LOOPBACK), door_at(request.folder, request.port))
         step(STEPS[2])
+        spec = service_spec(request, revision, free_port(LOOPBACK), door_at(request.folder, request.port))
+        step(STEPS[3])
         revision.mkdir(parents=True)
         write_json(revision / "revision.json", self.wanted(request))
         supervisor.launch(revision, spec)
-        step(STEPS[3])
+        step(STEPS[4])
         return self._made(request, revision, prove_revision(request, revision))
 
     def _made(self, request: Request, revision: Path, check: Mapping[str, Any]) -> dict[str, Any]:

@@ -124,7 +124,8 @@ class Supervisor:
     def note(self, phase: str, **changes: object) -> None:
         """Write the state, and a line of the supervisor's own log."""
         self.state = replace(self.state, phase=phase, since=now(), **changes)
-        write_json(self.folder / "state.json", asdict(self.state))
+        with contextlib.suppress(OSError):  # a full disk ends no service: what is written is then of an earlier moment
+            write_json(self.folder / "state.json", asdict(self.state))
         print(f"{self.state.since} {phase} service={self.state.service} {self.state.reason}".rstrip(), flush=True)
 
     def stop(self, *_: object) -> None:
@@ -134,6 +135,7 @@ class Supervisor:
     def run(self) -> int:
         """Run to the end; returns the exit code: 0 stopped, 1 gave up."""
         ends = 0
+        self.note("starting")  # before there is a service: whoever looks must find its supervisor first
         while not self.stopping:
             started = time.monotonic()
             reason = self._serve()
@@ -160,7 +162,8 @@ class Supervisor:
         self.note("running", service=process.pid)
         while process.poll() is None and not self.stopping:
             time.sleep(POLL_S)
-            rotate_log(self.folder / "service.log")
+            with contextlib.suppress(OSError):  # a full disk: the service goes on, and so does its log
+                rotate_log(self.folder / "service.log")
             self._see_to_the_door()
         end_service(self.folder)
         return f"ended with code {process.wait()}"
@@ -193,7 +196,10 @@ def main(argv: list[str] | None = None) -> int:
     supervisor = Supervisor(folder)
     signal.signal(signal.SIGTERM, supervisor.stop)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    return supervisor.run()
+    try:
+        return supervisor.run()
+    finally:
+        end_service(folder)  # however it ends, it leaves no service that nobody knows of
 
 # %% ../../nbs/62_deployment.supervisor.ipynb #c015
 def launch(folder: Path, spec: Spec, timeout_s: float = 60.0) -> State:
@@ -214,7 +220,7 @@ def launch(folder: Path, spec: Spec, timeout_s: float = 60.0) -> State:
                            timeout=timeout_s)
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
-        if state := read_state(folder):
+        if (state := read_state(folder)) and state.phase != "starting":
             return state
         time.sleep(POLL_S / 4)
     text = "\n".join(tail(folder / "supervisor.log", 8))

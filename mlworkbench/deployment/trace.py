@@ -18,7 +18,7 @@ from ..core.evidence import Evidence
 from ..core.results import Result
 from ..core.workspace import Artifact, Run, workspace
 from ..serving.integrity import MANIFEST, sha256_file
-from ..serving.log import find_record, locate
+from ..serving.log import PROBE_PREFIX, find_record, locate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,10 +162,18 @@ def image_stations(reference: str) -> Iterator[Station]:
     yield from run_station(found.run)
 
 
-def event_at(deployment: Artifact, moment: str, bundle: str) -> Mapping[str, Any] | None:
-    """The line of its history that put up what answered with this bundle at that moment (ISO 8601, UTC); None: none."""
+def event_at(deployment: Artifact, moment: str, bundle: str, proof: bool = False) -> Mapping[str, Any] | None:
+    """The line of its history that put up what answered with this bundle at that moment (ISO 8601, UTC); None: none.
+
+    Parameters
+    ----------
+    proof
+        The answer was a golden row's, from before the deployment it proved.
+    """
     lines = [e for e in deployment.details.get("history", []) if e["bundle"] == bundle and e["action"] not in ("stop", "nothing")]
-    return next((e for e in reversed(lines) if e["time"] <= moment), lines[0] if lines else None)
+    if proof:
+        return next((e for e in lines if e["time"] >= moment), None)
+    return next((e for e in reversed(lines) if e["time"] <= moment), None)
 
 
 def deployment_stations(deployment: Artifact, event: Mapping[str, Any] | None) -> Iterator[Station]:
@@ -195,10 +203,14 @@ def prediction_stations(prediction_id: str) -> Iterator[Station]:
                  "request": record["request_id"], "answered": str(record["outputs"]), "at byte": str(offset)}
         yield Station("prediction", prediction_id, facts, (kept(segment),))
         deployment = workspace().ledger.get("deployment", folder.name)
-        if deployment is None:
-            yield from bundle_stations(record["model"])
+        proof = record["request_id"].startswith(PROBE_PREFIX)
+        event = event_at(deployment, record["time"], record["model"], proof) if deployment else None
+        if event is not None:
+            yield from deployment_stations(deployment, event)
         else:
-            yield from deployment_stations(deployment, event_at(deployment, record["time"], record["model"]))
+            fault = "No line of its history tells when this bundle was put up: a deployment that was killed enters none"
+            yield Station("deployment", folder.name, {}, faults=(fault,))
+            yield from bundle_stations(record["model"])
         return
 
 

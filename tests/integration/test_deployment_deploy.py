@@ -20,12 +20,13 @@ from handmade_bundle import census, fitted_pipeline
 from mlworkbench.bundling.build import build_bundle
 from mlworkbench.bundling.verify import CERTIFICATE, MANIFEST, SOURCE, bundle_sha256, hash_files, seal
 from mlworkbench.core.errors import GateFailed, InputError, NotFound
+from mlworkbench.core.jobs import Job
 from mlworkbench.core.workspace import workspace
 from mlworkbench.deployment import supervisor
 from mlworkbench.deployment.client import Client
 from mlworkbench.deployment.deploy import curl_options, deploy, deployments, find_deployment, stop_deployment
 from mlworkbench.deployment.keys import add_key, own_key, revoke_key
-from mlworkbench.deployment.local import revisions
+from mlworkbench.deployment.local import LocalTarget, revisions
 from mlworkbench.deployment.targets import check_port
 from mlworkbench.monitoring.monitor import monitor
 from mlworkbench.serving.integrity import content_sha256
@@ -223,6 +224,32 @@ def test_a_port_in_use_is_refused_before_anything_starts(up, bundles):
             up(bundles[1], "another", port=served.details["made"]["port"])
     assert alive("port") == [made(served)] and served.status()["state"] == "running"
     assert check_port("127.0.0.1", number) == number
+
+
+def test_a_cancel_while_the_former_lets_its_connections_go_hands_it_the_port_back(up, bundles, rows):
+    served = up(bundles[0], "back")
+    headers = {"X-Api-Key": key_of(served)}
+    with httpx.Client(base_url=served.url, headers=headers, trust_env=False, timeout=30) as idle:
+        assert idle.get("/model").status_code == 200  # kept alive, so the former does not come to its end
+        job = Job(deploy, bundle=bundles[1], name="back", environment="current").start()
+        assert until(lambda: LocalTarget.steps[6] in job.text)
+        job.cancel()
+        assert job.wait(60) and job.state == "cancelled"
+        told = httpx.get(f"{served.url}/model", headers=headers, trust_env=False, timeout=30).json()
+    assert told["tag"] == served.details["bundle"] and alive("back") == [made(served)]
+
+
+def test_a_service_that_waits_for_its_restart_is_not_let_go_for_one_that_fails(up, bundles, tmp_path):
+    served = up(bundles[0], "waits")
+    revision = made(served)
+    spec = supervisor.read_spec(revision)
+    for _ in range(3):  # the wait before a restart doubles each time
+        assert until(lambda: supervisor.read_state(revision).phase == "running")
+        supervisor.end_service(revision)
+    assert until(lambda: supervisor.read_state(revision).phase == "waiting") and spec.door
+    with pytest.raises(GateFailed):
+        up(spoilt(bundles[0], tmp_path, "service.py", "raise SystemExit('no model here')"), "waits")
+    assert until(lambda: served.status()["state"] == "running") and alive("waits") == [revision]
 
 
 def test_two_deploys_of_one_name_at_once_are_refused_and_the_first_one_stands(up, bundles):

@@ -175,26 +175,27 @@ def killed(place: Place, bundle: str, name: str, step: int) -> bool:
 
 
 def chosen_steps(place: Place, number: int) -> list[int]:
-    """Which steps to be killed at: the latest first, since by then the most is at stake."""
+    """Which steps to be killed at: from the last one on, where the most is at stake, evenly to the first."""
     last = len(find_target(place.target).steps)
-    return list(range(last, 0, -1))[:number]
+    return [last - round(i * (last - 1) / max(1, min(number, last))) for i in range(min(number, last))]
 
 
 def test_one_that_is_killed_at_any_step_is_put_right_by_the_next_and_the_old_one_serves_throughout(
     place, bundles, rows, tmp_path, need, size, measured
 ):
     wrk, steps = need("wrk", WRK), chosen_steps(place, size("deployment_kills"))
-    served, seen = up(place, bundles[0], "kill"), 0
+    served, seen, runs = up(place, bundles[0], "kill"), 0, 0
     for number, step in enumerate(steps):
-        bundle = bundles[(number + 1) % 2]
         with callers(place, served, rows, wrk, tmp_path, 4) as heard:
-            assert killed(place, bundle, "kill", step), f"step {step} was never come to"
+            assert killed(place, bundles[1 - runs], "kill", step), f"step {step} was never come to"
             assert "ended in the middle of" in find_deployment("kill").status()["note"]
-            after = up(place, bundle, "kill")
+            runs = 1 - runs if number % 2 else runs  # whoever comes next may as well want what ran before
+            after = up(place, bundles[runs], "kill")
         assert heard.failed == 0 and heard.requests > 10, (step, heard.told)
         assert len(place.running("kill")) == place.at_rest, step
         assert after.status()["state"] == "running" and "note" not in after.status()
-        assert len(after.predict(rows.head(2))) == 2 and planned(place, bundle, "kill") == "nothing"
+        assert after.details["bundle"].endswith(Path(bundles[runs]).name)
+        assert len(after.predict(rows.head(2))) == 2 and planned(place, bundles[runs], "kill") == "nothing"
         seen += heard.requests
     measured(target=place.target, steps=len(steps), requests_meanwhile=seen, failed=0)
 
