@@ -69,8 +69,13 @@ MODEL = {
     "bundling.verify_key": Key(str, "file of the public key that must have signed a bundle before it is shipped; empty: none"),
 }
 RUNNING = {
-    "containers.engine": Key(Literal["docker"], "the container engine"),
-    "containers.base_image": Key(str, "image that both build stages start from; {python} stands for the bundle's Python"),
+    "containers.engine": Key(Literal["docker", "podman", "buildah"], "the container engine"),
+    "containers.base_image": Key(str, "image that images are made from; {python} stands for the bundle's Python"),
+    "containers.run_image": Key(str, "what a service's image holds besides: scratch, only the interpreter with its libraries; "
+                                "{base}, all of the base image; or the name of an image with the same Python in the same place"),
+    "containers.engine_options": Key(list[str], "words that every call of the engine begins with, such as [--runtime, runc]"),
+    "containers.build_options": Key(list[str], "words for building, such as [--isolation, chroot]"),
+    "containers.run_options": Key(list[str], "words for starting a container, such as [--ulimit, \"nofile=4096:4096\"]"),
     "containers.ca_file": Key(str, "certificate authorities for the build; empty: this machine's, when it names one"),
     "deployment.host": Key(str, "address that a local service listens on"),
     "deployment.timeout_s": Key(Positive, "seconds a service may take to become ready"),

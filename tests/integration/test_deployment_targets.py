@@ -97,9 +97,9 @@ def bundles(tmp_path_factory, rows) -> Iterator[list[str]]:
         yield [*found, wrong(found[1], folder)]
         for path in found if shutil.which("docker") else ():  # the images that were made of them
             label = f"label=org.mlworkbench.bundle.sha256={bundle_sha256(Path(path))}"
-            images = subprocess.run(["docker", "image", "ls", "--quiet", "--filter", label], capture_output=True, text=True).stdout
-            if images:
-                subprocess.run(["docker", "rmi", "--force", *images.split()], capture_output=True)
+            told = subprocess.run(["docker", "image", "ls", "--quiet", "--filter", label], capture_output=True, text=True)
+            if images := told.stdout.split():
+                subprocess.run(["docker", "rmi", "--force", *images], capture_output=True)
 
 
 def wrong(bundle: str, folder: Path) -> str:
