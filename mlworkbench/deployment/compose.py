@@ -108,7 +108,9 @@ def image_of(engine: Engine, request: Request) -> str:
     label = f"label={OURS}.bundle.sha256={request.sha256}"
     told = engine.run("image", "ls", "--filter", label, "--format", "{{.Repository}}:{{.Tag}}", check=False).output.split()
     named = [name for name in told if "<none>" not in name]
-    return min(named, key=lambda name: (name != request.tag, name)) if named else containerize(request.bundle).tag
+    if named:
+        return min(named, key=lambda name: (name != request.tag, name))
+    return containerize(request.bundle, engine="docker").tag
 
 
 def check_parts(project: Project, stack: Stack) -> None:

@@ -26,7 +26,6 @@ from ..containers.compose import PLACES, Slot, Stack
 from ..containers.engine import Engine, find_engine
 from ..core.errors import GateFailed, MissingPart, problem
 from ..core.jobs import Finished, run_command
-from ..core.settings import setting
 from .files import write_json
 from .keys import add_key, ensure_keys, keys_file, list_keys
 
@@ -66,8 +65,8 @@ class Project:
 
     @cached_property
     def engine(self) -> Engine:
-        """The container engine."""
-        return find_engine(setting("containers.engine"))
+        """The container engine: Compose is Docker's, whatever builds the images elsewhere."""
+        return find_engine("docker")
 
     @cached_property
     def program(self) -> list[str]:

@@ -18,8 +18,9 @@ from handmade_bundle import census, fitted_pipeline
 from traffic import traffic
 
 from mlworkbench.bundling.build import build_bundle
-from mlworkbench.bundling.verify import CERTIFICATE, MANIFEST, SOURCE, hash_files, seal
-from mlworkbench.core.errors import GateFailed, InputError
+from mlworkbench.bundling.verify import CERTIFICATE, MANIFEST, SOURCE, bundle_sha256, hash_files, seal
+from mlworkbench.containers.engine import find_engine
+from mlworkbench.core.errors import GateFailed, InputError, MissingPart
 from mlworkbench.core.jobs import Job
 from mlworkbench.core.workspace import workspace
 from mlworkbench.deployment import supervisor
@@ -30,6 +31,7 @@ from mlworkbench.deployment.keys import own_key
 from mlworkbench.deployment.local import doors, revisions
 from mlworkbench.deployment.measure import measure_bundle
 from mlworkbench.deployment.plan import plan_deployment
+from mlworkbench.deployment.stacks import Project
 from mlworkbench.deployment.targets import find_target
 from mlworkbench.serving.integrity import content_sha256
 
@@ -54,7 +56,24 @@ def _local(name: str) -> list[str]:
     return [str(r) for r in lives] + [str(d) for d in doors(folder) if ask_door(d)]
 
 
-PLACES = {"local": lambda: Place("local", {"environment": "current"}, _local, 2)}
+def _compose() -> Place:
+    """Proxy and service; what watches them has its own test."""
+    try:
+        made = subprocess.run(["sh", ROOT / "tests/part_images.sh"], capture_output=True, text=True,
+                              env={**os.environ, "DOCKER": find_engine().program})
+        problem = made.stderr.strip() if made.returncode else ""
+    except MissingPart as missing:
+        problem = str(missing)
+    if problem:
+        (pytest.fail if os.environ.get("MLWORKBENCH_REQUIRE") == "all" else pytest.skip)(problem)
+    return Place("compose", {}, lambda name: sorted(Project(workspace().deployments / name).ids()), 2)
+
+
+SETTINGS = {
+    "CONTAINERS_BASE_IMAGE": "mlw-base:py311", "CONTAINERS_PROXY_IMAGE": "mlw-part-haproxy:1", "CONTAINERS_RATE_LIMIT": "0",
+    "CONTAINERS_PROMETHEUS_IMAGE": "", "CONTAINERS_ALERTMANAGER_IMAGE": "", "CONTAINERS_GRAFANA_IMAGE": "",
+}
+PLACES = {"local": lambda: Place("local", {"environment": "current"}, _local, 2), "compose": _compose}
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +89,17 @@ def bundles(tmp_path_factory, rows) -> Iterator[list[str]]:
         patch.setenv("MLWORKBENCH_WORKSPACE", str(folder / "workspace"))
         patch.setenv("BENTOML_HOME", str(folder / "bentoml"))
         patch.delenv("MLWORKBENCH_SETTINGS", raising=False)
+        for name, value in SETTINGS.items():
+            patch.setenv(f"MLWORKBENCH_{name}", value)
         y = census(600)[1]
         models = [fitted_pipeline(rows, y), fitted_pipeline(rows, y, trees=3)]
         found = [build_bundle(m, name="people", examples=rows, environment="current", golden_rows=16).path for m in models]
         yield [*found, wrong(found[1], folder)]
+        for path in found if shutil.which("docker") else ():  # the images that were made of them
+            label = f"label=org.mlworkbench.bundle.sha256={bundle_sha256(Path(path))}"
+            told = subprocess.run(["docker", "image", "ls", "--quiet", "--filter", label], capture_output=True, text=True)
+            if images := told.stdout.split():
+                subprocess.run(["docker", "rmi", "--force", *images], capture_output=True)
 
 
 def wrong(bundle: str, folder: Path) -> str:
