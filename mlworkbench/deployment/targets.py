@@ -151,6 +151,7 @@ class Target:
 GROUP = "mlworkbench.targets"
 BUILT_IN = {
     "local": "mlworkbench.deployment.local:LocalTarget",
+    "compose": "mlworkbench.deployment.compose:ComposeTarget",
     "kubernetes": "mlworkbench.deployment.kubernetes:KubernetesTarget",
 }
 
