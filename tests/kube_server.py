@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -38,6 +39,7 @@ from mlworkbench.core.jobs import end_group
 from mlworkbench.deployment.cluster import CUSTOM, KINDS
 
 VERSION = "1.36"
+KEPT = 3  # processes without a pod
 BUNDLE = "org.mlworkbench.bundle.sha256"
 PLURALS = {(prefix, plural): kind for kind, (prefix, plural) in KINDS.items()}
 READ_ONLY = {("api/v1", "pods"): "Pod", ("api/v1", "events"): "Event", ("apis/apps/v1", "replicasets"): "ReplicaSet"}
@@ -85,8 +87,8 @@ class Service:
     """The process behind pods: a bundle's real service."""
 
     def __init__(self, folder: Path, home: Path, environ: dict[str, str]):
-        home.mkdir(parents=True)
-        self.port, self.home, self.output = free_port(), home, home / "output.log"
+        home.mkdir(parents=True, exist_ok=True)
+        self.port, self.home, self.output, self.used = free_port(), home, home / "output.log", time.monotonic()
         python = Path(sys.executable)
         with open(self.output, "wb") as handle:
             self.process = subprocess.Popen(
@@ -119,7 +121,8 @@ class KubeServer:
         self.home, self.images, self.token = home, images, secrets.token_hex(8)
         self.namespaces, self.custom, self.forbidden = {"default", "models"}, set(CUSTOM), set()
         self.objects: dict[tuple[str, str, str], dict[str, Any]] = {}
-        self.services: dict[str, Service] = {}
+        self.services: dict[str, Service] = {}  # the one used last at the end
+        self._retired: list[Service] = []
         self.writes: list[str] = []  # method, kind/name of each accepted change
         self.before: Callable[[str, str, bytes], bytes] = lambda method, path, body: body  # a test may interfere
         self.lock, self._version, self._ended = threading.RLock(), 0, threading.Event()
@@ -138,9 +141,9 @@ class KubeServer:
         for server in (self._api, self._front):
             server.shutdown()
             server.server_close()
-        for service in self.services.values():
-            end_group(service.process)
-            assert service.process.poll() is not None
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda service: end_group(service.process), [*self.services.values(), *self._retired]))
+        assert all(service.process.poll() is not None for service in [*self.services.values(), *self._retired])
 
     def kubeconfig(self, path: Path, *, token: str | None = None, server: str | None = None) -> Path:
         """Write the kubeconfig that leads here."""
@@ -205,6 +208,15 @@ class KubeServer:
             for pod in self.of("Pod"):
                 if not any(d["metadata"]["uid"] == pod["metadata"]["ownerUid"] for d in self.of("Deployment")):
                     self._forget(pod)
+            self._retire()
+
+    def _retire(self) -> None:
+        """Of the processes that no pod has any more, a few are kept: the next roll-back may want them."""
+        with self.lock:
+            idle = [key for key, service in self.services.items() if time.monotonic() - service.used > 2]
+            for key in idle[: max(0, len(idle) - KEPT)]:
+                self._retired.append(self.services.pop(key))
+                self._retired[-1].process.terminate()
 
     def _reconcile(self, deployment: dict[str, Any]) -> None:
         at, wanted = deployment["metadata"], deployment["spec"]["replicas"]
@@ -272,14 +284,16 @@ class KubeServer:
         key = hashlib.sha256(json.dumps([str(folder), environ], sort_keys=True).encode()).hexdigest()[:12]
         home = self.home / key
         environ = {name: value.replace("$POD", str(home)) for name, value in environ.items()}
-        if key not in self.services:
-            self.services[key] = Service(folder, home, environ)
+        with self.lock:
+            found = self.services.pop(key, None) or Service(folder, home, environ)
+            self.services[key] = found
+            found.used = time.monotonic()
         for name, content in files.items():
             path = home / name
             path.parent.mkdir(parents=True, exist_ok=True)
             if not path.exists() or path.read_bytes() != content:
                 path.write_bytes(content)
-        return self.services[key]
+        return found
 
     def _mounted(self, pod: dict[str, Any], container: dict[str, Any]) -> tuple[dict[str, str], dict[str, bytes]]:
         """The container's variables, with mounted paths within the pod's folder, and the files of its Secrets."""

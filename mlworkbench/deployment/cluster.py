@@ -7,8 +7,10 @@ __all__ = ['KINDS', 'CUSTOM', 'MANAGER', 'CONNECT_S', 'ANSWER_S', 'in_order', 'C
            'ask_through']
 
 # %% ../../nbs/62_deployment.cluster.ipynb #c003
+import copy
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ KINDS = {
     "ServiceMonitor": ("apis/monitoring.coreos.com/v1", "servicemonitors"),
     "CronJob": ("apis/batch/v1", "cronjobs"),
 }
-_READ = {"Pod": ("api/v1", "pods"), "Event": ("api/v1", "events"), "ReplicaSet": ("apis/apps/v1", "replicasets")}
+_READ = {"Pod": ("api/v1", "pods"), "Event": ("api/v1", "events")}
 CUSTOM = {"HTTPRoute": "the Gateway API", "ServiceMonitor": "the Prometheus operator"}  # kinds that not every cluster knows
 MANAGER = "mlworkbench"  # who set a field, in the cluster's own book
 
@@ -46,8 +48,8 @@ def _kubeconfig(environ: Mapping[str, str]) -> str:
     return environ.get("KUBECONFIG") or str(Path(environ.get("HOME", "~")).expanduser() / ".kube" / "config")
 
 
-def _configured(kubernetes: Any, context: str, environ: Mapping[str, str]) -> tuple[Any, str]:
-    """The client's configuration, and the namespace of the context."""
+def _configured(kubernetes: Any, context: str, environ: Mapping[str, str]) -> tuple[Any, str, str]:
+    """The client's configuration, the context that it is for, and that one's namespace."""
     import yaml
 
     path, configuration = _kubeconfig(environ), kubernetes.client.Configuration()
@@ -55,7 +57,7 @@ def _configured(kubernetes: Any, context: str, environ: Mapping[str, str]) -> tu
     if not any(one.is_file() for one in files):
         if environ.get("KUBERNETES_SERVICE_HOST"):
             kubernetes.config.load_incluster_config(client_configuration=configuration)
-            return configuration, ""
+            return configuration, "", ""
         do = "Make one (`kubectl config view` shows it), or name it in KUBECONFIG"
         raise MissingPart(problem("kubernetes", "a kubeconfig must say where the cluster is", f"no file at {path}", do))
     try:
@@ -72,10 +74,11 @@ def _configured(kubernetes: Any, context: str, environ: Mapping[str, str]) -> tu
             raise
         told = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(problem("kubernetes", f"the kubeconfig {path} must be one that can be used", told)) from None
-    return configuration, known[chosen].get("namespace", "")
+    return configuration, chosen, known[chosen].get("namespace", "")
 
 # %% ../../nbs/62_deployment.cluster.ipynb #c010
 CONNECT_S, ANSWER_S = 5.0, 30.0
+_PASSING, _AGAIN_S = (429, 500, 502, 503, 504), (0.2, 1.0)  # a busy or restarting API server; reading is tried again then
 
 
 class Cluster:
@@ -99,7 +102,7 @@ class Cluster:
     def __init__(self, context: str = "", namespace: str = "", environ: Mapping[str, str] = os.environ):
         must = "the target kubernetes must have the client of that name"
         self._library = import_extra("kubernetes", "kubernetes", where="kubernetes", must=must)
-        configuration, own = _configured(self._library, context, environ)
+        configuration, self.context, own = _configured(self._library, context, environ)
         configuration.retries = False
         self.namespace, self.server = namespace or own or "default", configuration.host
         api = self._library.client.ApiClient(configuration)
@@ -118,16 +121,28 @@ class Cluster:
         """
         import urllib3
 
-        try:
-            answer = self._client.request(method, path, body=body, serialize=False,
-                                          _request_timeout=(CONNECT_S, timeout_s), **options)
-        except self._library.client.exceptions.ApiException as error:
-            raise refusal(error.status, error.body, method, path) from None
-        except urllib3.exceptions.HTTPError as error:
-            told = str(error).rsplit(": ", 1)[-1].strip(")'")
-            do = "Is it up, and can it be reached from here? `kubectl cluster-info` asks the same"
-            raise MissingPart(problem("kubernetes", f"a cluster must answer at {self.server}", told, do)) from None
-        return answer.data
+        pauses = iter(_AGAIN_S if method == "get" and "/proxy/" not in path else ())
+        while True:
+            try:
+                return self._once(method, path, body, timeout_s, options)
+            except self._library.client.exceptions.ApiException as error:
+                pause = next(pauses, None) if error.status in _PASSING else None
+                if pause is None:
+                    told = refusal(error.status, error.body, method, path) if error.status else self._silent(error.reason)
+                    raise told from None
+            except urllib3.exceptions.HTTPError as error:
+                if (pause := next(pauses, None)) is None:
+                    raise self._silent(error) from None
+            time.sleep(pause)
+
+    def _once(self, method: str, path: str, body: Any, timeout_s: float, options: Mapping[str, Any]) -> bytes:
+        limits = {"_request_timeout": (CONNECT_S, timeout_s), "serialize": False}
+        return self._client.request(method, path, body=body, **limits, **copy.deepcopy(options)).data  # the client adds to them
+
+    def _silent(self, why: object) -> MissingPart:
+        told = str(why).strip().splitlines()[-1].rsplit(": ", 1)[-1].strip(")'")
+        do = "Is it up, and can it be reached from here? `kubectl cluster-info` asks the same"
+        return MissingPart(problem("kubernetes", f"a cluster must answer at {self.server}", told, do))
 
 # %% ../../nbs/62_deployment.cluster.ipynb #c011
 class Refused(InputError):
@@ -156,7 +171,7 @@ def refusal(status: int, body: Any, method: str, path: str) -> WorkbenchError:
     if status == 404 and told.get("details", {}).get("kind") == "namespaces":
         do = f"Type: kubectl create namespace {told['details'].get('name', 'NAME')}"
         return InputError(problem("kubernetes", "the namespace must be there", words, do))
-    if status >= 500 and "/proxy/" not in path:
+    if status in _PASSING and "/proxy/" not in path:
         return WorkbenchError(problem("kubernetes", f"the cluster must answer {method.upper()} {path}", f"{status}: {words}"))
     return Refused(problem("kubernetes", f"the cluster must accept {method.upper()} {path}", f"{status}: {words}"), status, told)
 

@@ -24,7 +24,7 @@ from ..core.errors import GateFailed, InputError, MissingPart, problem
 from ..core.jobs import report
 from ..core.settings import setting
 from .cluster import Objects
-from .keys import add_key, ensure_keys, keys_file
+from .keys import add_key, ensure_keys, keys_file, list_keys
 from .manifests import Wanted, assemble, dns_name, read_manifests, render_manifests, write_manifests
 from .release import Release, differences, proof_objects, prove_through, trouble, wait_rolled_out
 from .targets import Plan, Request, Target
@@ -47,9 +47,17 @@ def _secrets(request: Request, *, make: bool = True) -> dict[str, str]:
     found = {"keys.json": ensure_keys(folder).read_text(encoding="utf-8"),
              "probe": _kept(folder / "probe", lambda: secrets.token_hex(16))}
     if setting("deployment.kubernetes_metrics") and read_part(request.bundle, "service.json").get("metrics_access") != "open":
-        found["metrics-key"] = _kept(folder / "metrics-key", lambda: add_key(folder, ["feedback"], label="prometheus"))
+        found["metrics-key"] = _metrics_key(folder)
         found["keys.json"] = keys_file(folder).read_text(encoding="utf-8")
     return found
+
+
+def _metrics_key(folder: Path) -> str:
+    """Prometheus' key; another one where it was revoked."""
+    path = folder / "metrics-key"
+    if path.exists() and path.read_text(encoding="ascii").split("_")[1] not in {entry["id"] for entry in list_keys(folder)}:
+        path.unlink()
+    return _kept(path, lambda: add_key(folder, ["feedback"], label="prometheus"))
 
 
 def wanted_of(request: Request, namespace: str, secret: Mapping[str, str]) -> Wanted:
@@ -60,7 +68,8 @@ def wanted_of(request: Request, namespace: str, secret: Mapping[str, str]) -> Wa
         deployment=request.name, image=request.image, marks=image_labels(load_bundle(request.bundle)), model=manifest["name"],
         version=manifest["version"], namespace=namespace, replicas=request.replicas, cpu=request.cpu,
         memory_mb=request.memory_mb, workers=request.workers,
-        request_s=float(service.get("timeout_s", 30)), secrets=secret, url=_url(request.name), certificate=certificate,
+        request_s=float(service.get("timeout_s", 30)), body_mb=float(service.get("max_body_mb", 16)),
+        secrets=secret, url=_url(request.name), certificate=certificate,
         certificate_key=key, max_replicas=setting("deployment.kubernetes_max_replicas"),
         gateway=setting("deployment.kubernetes_gateway"), pull_secret=setting("deployment.kubernetes_pull_secret"),
         log_class=setting("deployment.kubernetes_log_class"), metrics=setting("deployment.kubernetes_metrics"),
@@ -203,7 +212,6 @@ class KubernetesTarget(Target):
         _check_place(request, release, current)
         files = _files(request, release)
         objects, made = assemble(files), _made(request, release) | {"wanted": self.wanted(request)}
-        release.check_owner([*objects, *proof_objects(objects, release.name)])
         step(STEPS[0])
         release.prune([], proof=True, at_once=True)
         if current and not differences(release, objects):
@@ -211,7 +219,7 @@ class KubernetesTarget(Target):
             wait_rolled_out(release, request.timeout_s)
             return {**current, **made, "check": _prove(request, release, f"services/{release.name}:http")}
         with _next_revision(request.folder, files) as path:
-            check = _take_over(request, release, objects, _former(current, files), step)
+            check = _take_over(request, release, objects, _former(release, current, files), step)
             return {**made, "revision": int(path.name), "path": str(path), "check": check}
 
     def status(self, made: Mapping[str, Any]) -> dict[str, Any]:
@@ -247,7 +255,7 @@ def _take_over(request: Request, release: Release, objects: list[dict[str, Any]]
         release.apply(proof_objects(objects, release.name))
         wait_rolled_out(release, request.timeout_s, proof=True)
         step(STEPS[2])
-        _prove(request, release, f"pods/{release.pods(proof=True)[0]['metadata']['name']}:3000")
+        _prove(request, release, f"pods/{release.proof_pod()}:3000")
         step(STEPS[3])
         older = release.pod_names()
         release.apply(objects)
@@ -265,9 +273,9 @@ def _take_over(request: Request, release: Release, objects: list[dict[str, Any]]
             _restore(release, former, request.timeout_s)
 
 
-def _former(current: Mapping[str, Any] | None, files: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The objects that ran before, with the keys of today."""
-    if not current or not Path(current["path"]).is_dir():
+def _former(release: Release, current: Mapping[str, Any] | None, files: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The objects that ran before, with the keys of today; none where it was stopped."""
+    if not current or not Path(current["path"]).is_dir() or not release.cluster.get("Deployment", release.name):
         return []
     return assemble(read_manifests(Path(current["path"])) | {"base/secret.yaml": files["base/secret.yaml"]})
 
@@ -284,7 +292,7 @@ def _restore(release: Release, former: list[dict[str, Any]], timeout_s: float) -
 
 # %% ../../nbs/63_deployment.kubernetes.ipynb #c016
 def _place(release: Release) -> tuple[str, str, str]:
-    return setting("deployment.kubernetes_context"), release.cluster.namespace, release.cluster.server
+    return release.cluster.context, release.cluster.namespace, release.cluster.server
 
 
 def _files(request: Request, release: Release, *, make: bool = True) -> dict[str, str]:
@@ -302,8 +310,9 @@ def _check_place(request: Request, release: Release, current: Mapping[str, Any] 
 def _made(request: Request, release: Release) -> dict[str, Any]:
     context, namespace, server = _place(release)
     url = _url(request.name) or f"http://{release.name}.{namespace}.svc.cluster.local"
-    return {"url": url, "certificate": str(request.certificate or ""), "environment": "image", "deployment": request.name,
-            "image": request.image, "context": context, "namespace": namespace, "server": server}
+    ours = request.certificate and url.startswith("https://") and not setting("deployment.kubernetes_gateway")
+    return {"url": url, "certificate": str(request.certificate) if ours else "", "environment": "image", "image": request.image,
+            "deployment": request.name, "context": context, "namespace": namespace, "server": server}
 
 
 def _expected_image(request: Request) -> str:

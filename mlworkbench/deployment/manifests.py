@@ -71,6 +71,7 @@ class Wanted:
     memory_mb: int = 0
     workers: int = 1
     request_s: float = 30.0  # the longest that a request takes
+    body_mb: float = 16.0  # the largest that one is
     drain_s: int = 5
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)  # keys.json, probe, metrics-key
     url: str = ""
@@ -132,7 +133,8 @@ class Values:
     @property
     def tls(self) -> dict[str, str]:
         """The content of the Secret with the certificate; empty where there is none."""
-        return {"tls.crt": _base64(self.certificate), "tls.key": _base64(self.certificate_key)} if self.certificate else {}
+        ours = self.certificate and self.secured and not self.gateway
+        return {"tls.crt": _base64(self.certificate), "tls.key": _base64(self.certificate_key)} if ours else {}
 
     @property
     def parent(self) -> dict[str, str]:

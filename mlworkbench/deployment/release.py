@@ -85,6 +85,13 @@ class Release:
         """The names of the service's pods."""
         return frozenset(pod["metadata"]["name"] for pod in self.pods())
 
+    def proof_pod(self) -> str:
+        """The name of the pod that is to be proved."""
+        names = [pod["metadata"]["name"] for pod in self.pods(proof=True) if "deletionTimestamp" not in pod["metadata"]]
+        if not names:
+            raise GateFailed(problem("kubernetes", "the pod that is to be proved must still be there", "none"))
+        return names[0]
+
     def check_owner(self, objects: list[dict[str, Any]]) -> None:
         """Nothing that would be written belongs to somebody else.
 
