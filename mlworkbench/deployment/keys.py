@@ -35,9 +35,12 @@ def own_key_file(folder: Path) -> Path:
 
 
 def _write_private(path: Path, text: str) -> Path:
+    path = path.resolve()  # a link stays one: the file may lie where a container sees it
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
+    if path.exists() and not os.getuid():  # so does its owner, who may be the container's user
+        os.chown(temporary, path.stat().st_uid, path.stat().st_gid)
     os.replace(temporary, path)
     return path
 

@@ -6,24 +6,33 @@
 __all__ = ['deploy']
 
 # %% ../../nbs/stages/4_deploy.ipynb #c003
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
 from ..bundling.build import bundle_path
-from ..core.stages import Setting, Source, stage
+from ..core.stages import Advanced, OneOf, Setting, Source, stage
 from ..deployment.deploy import Deployment
 from ..deployment.deploy import deploy as deploy_bundle
+from ..deployment.plan import DeploymentPlan, plan_deployment
+from ..deployment.targets import target_names
 
 # %% ../../nbs/stages/4_deploy.ipynb #c005
-@stage("Is it up, healthy and answering the same?", makes="deployment")
+def _plan(bundle: str, **options: Any) -> DeploymentPlan:
+    return plan_deployment(bundle_path(bundle, where="deploy"), **options)
+
+# %% ../../nbs/stages/4_deploy.ipynb #c007
+@stage("Is it up, healthy and answering the same?", makes="deployment", plan=_plan)
 def deploy(
     bundle: Annotated[str, Source("bundle")] = "latest",
     *,
     name: str | None = None,
-    target: Literal["local"] = "local",
+    target: Annotated[str, OneOf(tuple(target_names()))] = "local",
     port: Annotated[int, Ge(0), Le(65535)] = 0,
     workers: Annotated[int, Ge(1), Le(64)] = 1,
+    replicas: Annotated[int, Ge(1), Le(1000), Advanced()] = 1,
+    cpu: Annotated[float, Ge(0), Advanced()] = 0.0,
+    memory_mb: Annotated[int, Ge(0), Advanced()] = 0,
     environment: Annotated[Literal["isolated", "current"] | None, Setting("bundling.environment")] = None,
     timeout_s: Annotated[float | None, Gt(0), Setting("deployment.timeout_s")] = None,
 ) -> Deployment:
@@ -40,11 +49,17 @@ def deploy(
     port
         port to listen on; 0 means a free one
     workers
-        processes that answer requests
+        processes that answer requests, in each replica
+    replicas
+        copies of the service, where the target runs several
+    cpu
+        cores that a replica may use, where the target can limit them; 0 means no limit
+    memory_mb
+        megabytes that a replica may use, where the target can limit them; 0 means no limit
     environment
         isolated runs in the bundle's own environment, current in this one
     timeout_s
         seconds until it must be ready
     """
     return deploy_bundle(bundle_path(bundle, where="deploy"), name=name, target=target, port=port, workers=workers,
-                         environment=environment, timeout_s=timeout_s)
+                         replicas=replicas, cpu=cpu, memory_mb=memory_mb, environment=environment, timeout_s=timeout_s)

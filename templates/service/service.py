@@ -13,7 +13,8 @@ from typing import Any
 import bentoml
 
 from serving.application import Application
-from serving.connections import guard_connections
+from serving.connections import guard_connections, leave_connections
+from serving.handover import await_handover
 from serving.records import write_records
 from serving.service import Front, calm_collector
 
@@ -21,6 +22,7 @@ application = Application(Path(__file__).resolve().parent)
 write_records(**application.named)  # where a server's logging is set up; nothing elsewhere
 # limits on headers that the server lacks; requests come straight to our front, past layers that only slow them down
 guard_connections(entrance=lambda: application.front)
+await_handover(leave_connections)  # where a launcher has a door that hands over the port; nothing elsewhere
 
 
 @bentoml.service(

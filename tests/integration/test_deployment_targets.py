@@ -1,0 +1,257 @@
+"""What every target must do, and every check over each of them: plan, apply, status, logs, roll-back, destroy."""
+
+import inspect
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from handmade_bundle import census, fitted_pipeline
+from traffic import traffic
+
+from mlworkbench.bundling.build import build_bundle
+from mlworkbench.bundling.verify import CERTIFICATE, MANIFEST, SOURCE, hash_files, seal
+from mlworkbench.core.errors import GateFailed, InputError
+from mlworkbench.core.jobs import Job
+from mlworkbench.core.workspace import workspace
+from mlworkbench.deployment import supervisor
+from mlworkbench.deployment.advise import advise
+from mlworkbench.deployment.deploy import Deployment, deploy, find_deployment, roll_back, stop_deployment
+from mlworkbench.deployment.door import ask_door
+from mlworkbench.deployment.keys import own_key
+from mlworkbench.deployment.local import doors, revisions
+from mlworkbench.deployment.measure import measure_bundle
+from mlworkbench.deployment.plan import plan_deployment
+from mlworkbench.deployment.targets import find_target
+from mlworkbench.serving.integrity import content_sha256
+
+ROOT = Path(__file__).resolve().parents[2]
+COLUMNS = ["age", "education", "sex"]
+WRK = "Install it: apt-get install wrk"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A target under test: how to deploy there, and what of a name runs there at this moment."""
+
+    target: str
+    options: dict
+    running: Callable[[str], list[str]]  # a word for each running thing that belongs to the name
+    at_rest: int  # how many of them there are when one revision runs
+
+
+def _local(name: str) -> list[str]:
+    folder = workspace().deployments / name
+    lives = [r for r in revisions(folder) if supervisor.supervisor_process(r) or supervisor.service_processes(r)]
+    return [str(r) for r in lives] + [str(d) for d in doors(folder) if ask_door(d)]
+
+
+PLACES = {"local": lambda: Place("local", {"environment": "current"}, _local, 2)}
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    return census(600)[0][COLUMNS]
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory, rows) -> Iterator[list[str]]:
+    """Two good bundles of one name, and one whose golden rows say the opposite; in a workspace of this module's own."""
+    folder = tmp_path_factory.mktemp("targets").resolve()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLWORKBENCH_WORKSPACE", str(folder / "workspace"))
+        patch.setenv("BENTOML_HOME", str(folder / "bentoml"))
+        patch.delenv("MLWORKBENCH_SETTINGS", raising=False)
+        y = census(600)[1]
+        models = [fitted_pipeline(rows, y), fitted_pipeline(rows, y, trees=3)]
+        found = [build_bundle(m, name="people", examples=rows, environment="current", golden_rows=16).path for m in models]
+        yield [*found, wrong(found[1], folder)]
+
+
+def wrong(bundle: str, folder: Path) -> str:
+    """A copy of a bundle with its golden predictions turned round, sealed as if it had been proved so."""
+    copy = folder / "wrong" / Path(bundle).name
+    shutil.copytree(bundle, copy)
+    golden = json.loads((copy / SOURCE / "golden.json").read_text())
+    golden["predictions"] = ["yes" if p == "no" else "no" for p in golden["predictions"]]
+    (copy / SOURCE / "golden.json").write_text(json.dumps(golden), encoding="utf-8")
+    manifest = json.loads((copy / SOURCE / MANIFEST).read_text())
+    manifest["files"] = {k: v for k, v in hash_files(copy / SOURCE).items() if k in manifest["files"]}
+    digest = content_sha256(manifest)
+    (copy / SOURCE / MANIFEST).write_text(json.dumps({**manifest, "content_sha256": digest, "version": digest[:16]}))
+    certificate = json.loads((copy / SOURCE / CERTIFICATE).read_text())
+    (copy / SOURCE / CERTIFICATE).write_text(json.dumps({**certificate, "sealed": seal(copy)}))
+    return str(copy)
+
+
+@pytest.fixture(params=PLACES)
+def place(request, bundles) -> Iterator[Place]:
+    """Each target; whatever a test leaves running there under its own name is ended, and nothing may be left then."""
+    here = PLACES[request.param]()
+    yield here
+    for artifact in workspace().ledger.artifacts("deployment"):
+        if artifact.details["target"] == here.target:
+            stop_deployment(artifact.name)
+            assert here.running(artifact.name) == []
+
+
+def up(place: Place, bundle: str, name: str, **options: object) -> Deployment:
+    return deploy(bundle, name=name, target=place.target, **place.options, **options)
+
+
+def planned(place: Place, bundle: str, name: str) -> str:
+    return plan_deployment(bundle, name=name, target=place.target, **place.options).plan.action
+
+
+def callers(place: Place, served: Deployment, rows: pd.DataFrame, wrk: str, folder: Path, connections: int = 8):
+    sent = json.loads(rows.head(2).to_json(orient="records"))
+    return traffic(wrk, served.url, sent, own_key(Path(served.details["folder"])), folder, connections)
+
+
+def test_a_deployment_is_planned_made_changed_taken_back_and_ended(place, bundles, rows):
+    assert planned(place, bundles[0], "life") == "create" and place.running("life") == []
+    first = up(place, bundles[0], "life")
+    assert first.status()["state"] == "running" and len(place.running("life")) == place.at_rest
+    answers = first.predict(rows.head(20))
+    assert planned(place, bundles[0], "life") == "nothing" and planned(place, bundles[1], "life") == "update"
+    before = place.running("life")
+    again = up(place, bundles[0], "life")
+    assert again.details["revision"] == first.details["revision"] and place.running("life") == before
+    second = up(place, bundles[1], "life")
+    assert second.url == first.url and second.details["bundle"] != first.details["bundle"]
+    assert len(place.running("life")) == place.at_rest
+    assert second.predict(rows.head(20))["probability_yes"].tolist() != answers["probability_yes"].tolist()
+    back = roll_back("life")
+    assert back.details["bundle"] == first.details["bundle"] and back.url == first.url
+    assert back.predict(rows.head(20))["probability_yes"].tolist() == answers["probability_yes"].tolist()
+    assert [e["action"] for e in back.details["history"]] == ["create", "nothing", "update", "rollback"]
+    assert back.logs(5).strip()
+    back.stop()
+    assert place.running("life") == [] and back.status()["state"] in ("stopped", "not running")
+    back.stop()
+    assert planned(place, bundles[0], "life") == "update"
+    assert up(place, bundles[0], "life").status()["state"] == "running"
+
+
+def test_what_is_not_proved_never_takes_over(place, bundles, rows):
+    served = up(place, bundles[0], "gate")
+    before = place.running("gate")
+    with pytest.raises(GateFailed, match="notebook's predictions"):
+        up(place, bundles[2], "gate")
+    assert place.running("gate") == before and find_deployment("gate").details == served.details
+    assert len(served.predict(rows.head(3))) == 3
+    with pytest.raises(GateFailed):
+        up(place, bundles[2], "gate-alone")
+    assert place.running("gate-alone") == [] and workspace().ledger.get("deployment", "gate-alone") is None
+
+
+KILL = (
+    "import os, signal, sys\n"
+    "from mlworkbench.deployment.deploy import deploy\n"
+    "from mlworkbench.deployment.steps import Steps\n"
+    "told, count, last = Steps.__call__, 0, int(sys.argv[4])\n"
+    "def step(self, words):\n"
+    "    global count\n"
+    "    told(self, words)\n"
+    "    count += 1\n"
+    "    if count == last: os.kill(os.getpid(), signal.SIGKILL)\n"
+    "Steps.__call__ = step\n"
+    "import json; deploy(sys.argv[1], name=sys.argv[2], target=sys.argv[3], **json.loads(sys.argv[5]))\n"
+)
+
+
+def killed(place: Place, bundle: str, name: str, step: int) -> bool:
+    """Whether a deployment that is killed as it comes to its `step`-th step came so far."""
+    command = [sys.executable, "-c", KILL, bundle, name, place.target, str(step), json.dumps(place.options)]
+    return subprocess.run(command, cwd=ROOT, timeout=180).returncode == -signal.SIGKILL
+
+
+def chosen_steps(place: Place, number: int) -> list[int]:
+    """Which steps to be killed at: the latest first, since by then the most is at stake."""
+    last = len(find_target(place.target).steps)
+    return list(range(last, 0, -1))[:number]
+
+
+def test_one_that_is_killed_at_any_step_is_put_right_by_the_next_and_the_old_one_serves_throughout(
+    place, bundles, rows, tmp_path, need, size, measured
+):
+    wrk, steps = need("wrk", WRK), chosen_steps(place, size("deployment_kills"))
+    served, seen = up(place, bundles[0], "kill"), 0
+    for number, step in enumerate(steps):
+        bundle = bundles[(number + 1) % 2]
+        with callers(place, served, rows, wrk, tmp_path, 4) as heard:
+            assert killed(place, bundle, "kill", step), f"step {step} was never come to"
+            assert "ended in the middle of" in find_deployment("kill").status()["note"]
+            after = up(place, bundle, "kill")
+        assert heard.failed == 0 and heard.requests > 10, (step, heard.told)
+        assert len(place.running("kill")) == place.at_rest, step
+        assert after.status()["state"] == "running" and "note" not in after.status()
+        assert len(after.predict(rows.head(2))) == 2 and planned(place, bundle, "kill") == "nothing"
+        seen += heard.requests
+    measured(target=place.target, steps=len(steps), requests_meanwhile=seen, failed=0)
+
+
+def test_an_update_and_a_rollback_under_load_fail_no_request(place, bundles, rows, tmp_path, need, size, measured):
+    wrk = need("wrk", WRK)
+    served = up(place, bundles[0], "load")
+    began = time.monotonic()
+    with callers(place, served, rows, wrk, tmp_path, 16) as heard:
+        rounds = 0
+        while not rounds or time.monotonic() - began < size("deployment_load_s"):
+            up(place, bundles[1], "load")
+            roll_back("load")
+            rounds += 1
+    seconds = time.monotonic() - began
+    assert heard.failed == 0 and heard.requests > 100, heard.told
+    assert find_deployment("load").details["bundle"] == served.details["bundle"]
+    measured(target=place.target, seconds=round(seconds), updates_and_rollbacks=rounds, requests=heard.requests,
+             requests_per_s=round(heard.requests / seconds), failed=heard.failed)
+
+
+def test_a_cancelled_change_leaves_what_ran(place, bundles, rows):
+    served = up(place, bundles[0], "cancel")
+    before = place.running("cancel")
+    words = find_target(place.target).steps[3]
+    job = Job(deploy, bundle=bundles[1], name="cancel", target=place.target, **place.options).start()
+    end = time.monotonic() + 60
+    while words not in job.text and time.monotonic() < end and job.state == "running":
+        time.sleep(0.02)
+    job.cancel()
+    assert job.wait(60) and job.state == "cancelled"
+    assert place.running("cancel") == before and len(served.predict(rows.head(2))) == 2
+    assert not (workspace().deployments / "cancel" / "applying.json").exists()
+
+
+def test_two_changes_of_one_name_at_once_are_refused(place, bundles):
+    up(place, bundles[0], "twice")
+    with workspace().lock("deployment", "twice"), pytest.raises(InputError, match="one run at a time"):
+        up(place, bundles[1], "twice")
+    with workspace().lock("deployment", "twice"), pytest.raises(InputError, match="one run at a time"):
+        roll_back("twice")
+
+
+def test_every_target_says_what_it_would_do_and_in_which_steps(place, bundles):
+    plan = plan_deployment(bundles[0], name="plan", target=place.target, **place.options)
+    assert plan.status == "skipped" and plan.plan.steps == find_target(place.target).steps and len(plan.plan.steps) > 3
+    assert any(c.what == "bundle" and c.now == "" for c in plan.plan.changes)
+    assert not (workspace().deployments / "plan" / "applying.json").exists() and place.running("plan") == []
+    assert os.listdir(workspace().deployments).count("plan") == 0
+
+
+def test_advice_is_measured_and_its_options_are_what_deploy_takes(bundles, monkeypatch):
+    monkeypatch.setattr(measure_bundle, "__kwdefaults__", {**measure_bundle.__kwdefaults__, "seconds": 0.3})
+    found = advise(bundles[0], latency_ms=500, requests_per_s=5, offline=True, environment="current")
+    assert found.options.pop("target") == "local" and found.options["replicas"] == 1 and found.options["memory_mb"] >= 64
+    assert 0 < found.needs["cpu_ms"] < 1000 and found.needs["batch_cpu_ms"] < found.needs["cpu_ms"] and not found.concerns
+    assert set(found.options) <= set(inspect.signature(deploy).parameters)
+    assert all(decision.why for decision in found.decisions) and found.decisions[0].why in found.headline()
+    with pytest.raises(InputError, match="at least 0"):
+        advise(bundles[0], latency_ms=-1)
