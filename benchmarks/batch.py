@@ -53,9 +53,13 @@ writer.close()
 pd.DataFrame({"prediction": model.predict(pd.read_parquet(path))}).to_parquet(out)
 """,
 }
-PLAIN = ("{imports}model, path, out = joblib.load(sys.argv[1]), sys.argv[2], sys.argv[3]\n"
-         "began = time.perf_counter()\n{code}\n{end}")
-OURS = "{imports}import onnxruntime\nfrom mlworkbench.deployment.score import score\nbegan = time.perf_counter()\n{code}\n{end}"
+PLAIN = "{imports}model, (path, out) = joblib.load(sys.argv[1]), sys.argv[2:4]\nbegan = time.perf_counter()\n{code}\n{end}"
+OURS = """{imports}
+import onnxruntime, pydantic
+from mlworkbench.deployment.score import score
+began = time.perf_counter()
+{code}
+{end}"""
 SCORE = "score(sys.argv[1], sys.argv[2], sys.argv[3], scores={scores})"
 END = "print(time.perf_counter() - began)"
 

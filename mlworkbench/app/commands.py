@@ -113,18 +113,23 @@ def score(model: str, input: str, output: str, ids: tuple[str, ...], ignore: tup
     """Predictions for a CSV, JSON Lines or Parquet file, or a folder of them, of any size; goes on where it was ended.
 
     MODEL_OR_BUNDLE is a bundle (its folder, its tag, latest, latest:NAME) or a model (a file, bentoml:TAG, mlflow:URI).
-    OUTPUT is a folder: predictions part by part, and in each part the rows that were refused (_quarantine.jsonl).
+    OUTPUT is a folder: predictions part by part, and in each part the rows that were refused (_quarantine.jsonl). The exit code
+    is 1 when every row was refused.
     """
     from mlworkbench.deployment.score import score as score_table
 
-    with _progress():
-        found = score_table(model, input, output, ids=ids, ignore=ignore, format=form, scores=scores, workers=workers,
-                            part_rows=part_rows, engine=engine, cluster=cluster, trust=trust)
+    try:
+        with _progress():
+            found = score_table(model, input, output, ids=ids, ignore=ignore, format=form, scores=scores, workers=workers,
+                                part_rows=part_rows, engine=engine, cluster=cluster, trust=trust)
+    except KeyboardInterrupt:
+        tell(f"{'score':12} stopped; the same command does what is left")
+        raise
     click.echo(f"{found.name}: {found.headline()}")
     click.echo(f"  {found.folder}")
     if found.refused:
         click.echo(f"  why rows were refused: {found.folder / 'part-*' / '_quarantine.jsonl'}")
-    return 0
+    return 0 if found.predicted else 1
 
 # %% ../../nbs/95_app.commands.ipynb #c009
 @click.command()

@@ -16,13 +16,15 @@ import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core import errors
 from ..core.errors import MissingPart, WorkbenchError, problem
 from ..core.jobs import check_cancelled
 from .tables import Part
-from .work import Plan, Worker
+
+if TYPE_CHECKING:
+    from mlworkbench.deployment.work import Plan, Worker
 
 # %% ../../nbs/68_deployment.crew.ipynb #c006
 Told = tuple[str, Any]
@@ -33,7 +35,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def do_here(worker: Worker, parts: Sequence[Part]) -> Iterator[Told]:
+def do_here(worker: "Worker", parts: Sequence[Part]) -> Iterator[Told]:
     """The parts one after another in this process."""
     for part in parts:
         for each in worker.steps(part):
@@ -56,6 +58,8 @@ def serve() -> None:
         print(json.dumps([kind, content]), file=out, flush=True)
 
     try:
+        from mlworkbench.deployment.work import Plan, Worker  # takes a second, in which the input may end
+
         worker = Worker(Plan.from_dict(json.loads(tasks.get())), cores=int(os.environ[_CORES]))
         tell("ready", None)
         while True:
@@ -117,7 +121,7 @@ class Crew:
             self._hands[number].stdin.write(json.dumps(content) + "\n")
             self._hands[number].stdin.flush()
 
-    def do(self, plan: Plan, parts: Sequence[Part]) -> Iterator[Told]:
+    def do(self, plan: "Plan", parts: Sequence[Part]) -> Iterator[Told]:
         """The parts of a plan, each by the first process that is free.
 
         Raises
@@ -156,13 +160,15 @@ def _raised(kind: str, content: Any) -> Exception:
     return MissingPart(problem("score", "each worker must live to the end of its part", got, do))
 
 # %% ../../nbs/68_deployment.crew.ipynb #c013
-_opened: dict[str, Worker] = {}
+_opened: dict[str, "Worker"] = {}
 _alone = threading.Lock()  # a worker with several threads is given several parts
 
 
 def do_there(told: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
     """What a worker of a cluster does; plain values in, and the part's record or an error out."""
     from distributed import get_worker
+
+    from mlworkbench.deployment.work import Plan, Worker
 
     plan = Plan.from_dict(told)
     try:
@@ -175,7 +181,7 @@ def do_there(told: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]
         return {"error": [type(error).__name__, str(error)]}
 
 
-def do_on_cluster(plan: Plan, parts: Sequence[Part], address: str) -> Iterator[Told]:
+def do_on_cluster(plan: "Plan", parts: Sequence[Part], address: str) -> Iterator[Told]:
     """The parts on the cluster of a Dask scheduler, such as ``tcp://host:8786``.
 
     Raises

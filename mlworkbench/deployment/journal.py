@@ -15,6 +15,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 from ..core.errors import InputError, problem
@@ -22,6 +23,7 @@ from .tables import Part
 
 # %% ../../nbs/66_deployment.journal.ipynb #c006
 JOB, DONE, WORK, RECORD, QUARANTINE = "_job.json", "_done.json", "_work", "_part.json", "_quarantine.jsonl"
+_PATIENCE_S = 1.0  # in which the hands of a run that was killed are gone
 _ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -46,7 +48,7 @@ def writing(folder: Path) -> Iterator[None]:
     Raises
     ------
     InputError
-        The disk is full, or the folder may not be written.
+        The disk is full, or the folder may not be written, or is gone.
     """
     try:
         yield
@@ -55,9 +57,11 @@ def writing(folder: Path) -> Iterator[None]:
             must, do = "the disk must have room", "Make some and run the same command again: the parts that are done stay"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             must, do = "the folder must be writable", "Name another, or change its permissions"
+        elif error.errno in (errno.ENOENT, errno.ENOTDIR):
+            must, do = "the folder must stay where it is until all is done", "Run the same command again"
         else:
             raise
-        raise InputError(problem(f"output {folder}", must, error.strerror or str(error), do)) from error
+        raise InputError(problem(f"output {folder}", must, os.strerror(error.errno), do)) from error
 
 # %% ../../nbs/66_deployment.journal.ipynb #c008
 def job_id(job: Mapping[str, Any]) -> str:
@@ -171,11 +175,16 @@ class Output:
             os.close(handle)
 
     def _lock(self, handle: int) -> None:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            do = "Wait for it, or end it"
-            raise InputError(problem(f"output {self.folder}", "one run alone must be at work in it", "another one", do)) from None
+        end = monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if monotonic() > end:
+                    do, got = "Wait for it, or end it", "another one"
+                    told = problem(f"output {self.folder}", "one run alone must be at work in it", got, do)
+                    raise InputError(told) from None
+            sleep(0.05)
 
     def begin(self, job: Mapping[str, Any]) -> str:
         """Say what must be equal for a run to go on with what is there; returns the job's id.

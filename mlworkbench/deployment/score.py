@@ -22,7 +22,15 @@ from ..core.jobs import check_cancelled, listening, report
 from ..core.results import Result
 from .crew import Crew, Told, cores, do_here, do_on_cluster
 from .journal import DONE, QUARANTINE, Output, Places
-from .scorer import BatchPredictor, Origin, check_columns, contract_of, find_origin, open_predictor
+from mlworkbench.deployment.scorer import (
+    BatchPredictor,
+    Origin,
+    check_columns,
+    check_types,
+    contract_of,
+    find_origin,
+    open_predictor,
+)
 from .tables import BATCH, Part, Table, cut_parts, hash_table, open_tables
 from .work import FORMATS, Plan, Worker
 from ..serving.integrity import installed_version
@@ -256,6 +264,7 @@ def score(
         origin, predictor, tables = _opened(model, trust, reading, aside)
         for table in tables:
             check_columns(predictor.signature, table, ids, ignore)
+            check_types(predictor.signature, table)
         if address is not None and origin.kind == "memory":
             raise InputError(problem("score", "a cluster must be given a model in a file, or a bundle", "a model in memory"))
         options = {"format": format, "ids": list(ids), "ignore": list(ignore), "scores": scores, "part_rows": part_rows}

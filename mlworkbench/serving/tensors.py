@@ -102,12 +102,9 @@ class Matrix:
     def __init__(self, readers: Sequence[Mapping[str, Any]], absent: float | None = None, limit: float | None = None):
         self.texts = [(reader["column"], Words(reader["words"])) for reader in readers if "words" in reader]
         self.reads = [(reader["column"], reading(reader)) for reader in readers if "words" not in reader]
+        # whose values are looked up one by one, unless they come as `Coded`
+        self.coded = {reader["column"] for reader in readers if "values" in reader} - {name for name, _ in self.texts}
         self.absent, self.limit, self.width = absent, limit, len(self.reads) + sum(len(words.places) for _, words in self.texts)
-
-    @property
-    def coded(self) -> set[str]:
-        """The columns whose values are looked up one by one, unless they come as `Coded`."""
-        return {name for name, read in self.reads if read is not None} - {name for name, _ in self.texts}
 
     def __call__(self, columns: Mapping[str, Any], rows: int) -> Any:
         """Shape (rows, width), doubles: each reader's column, then those of the words of each text.

@@ -65,6 +65,7 @@ def test_what_the_model_does_not_take_is_refused_by_column_and_value(reader, val
 
 def test_of_an_open_form_what_a_request_does_not_hold_is_absent():
     matrix = Matrix([{"column": name, "missing": None} for name in "xyz"], absent=0.0)
+    assert not matrix.coded and not Matrix([{"column": "n", "missing": "refuse"}]).coded  # numbers are no codes
     assert matrix({"z": [1.0, None], "unknown": [3, 4]}, 2).tolist() == [[0, 0, 1], [0, 0, 0]]
 
 
