@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -103,8 +102,8 @@ def ready(engine: Engine, image: str, rows: list[dict], labels: list[str], optio
     with start_container(engine, image, environment={"MLW_API_KEY": key}, options=options) as container:
         told = {"Content-Type": "application/json", "X-Api-Key": key}
         request = urllib.request.Request(f"{container.url}/predict", data=body, headers=told)
-        while time.monotonic() - began < 120:
-            with contextlib.suppress(urllib.error.URLError, ConnectionError, http.client.HTTPException):
+        while time.monotonic() - began < 300:
+            with contextlib.suppress(OSError, http.client.HTTPException):
                 with urllib.request.urlopen(request, timeout=30) as answer:
                     if json.load(answer)["predictions"] != labels:
                         raise RuntimeError("the labels must be the pipeline's")
