@@ -8,16 +8,17 @@ image that `--base` names (tests/base_image.sh makes one).
 import argparse
 import contextlib
 import datetime
+import http.client
 import json
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -101,8 +102,8 @@ def ready(engine: Engine, image: str, rows: list[dict], labels: list[str], optio
     with start_container(engine, image, environment={"MLW_API_KEY": key}, options=options) as container:
         told = {"Content-Type": "application/json", "X-Api-Key": key}
         request = urllib.request.Request(f"{container.url}/predict", data=body, headers=told)
-        while time.monotonic() - began < 120:
-            with contextlib.suppress(urllib.error.URLError, ConnectionError):
+        while time.monotonic() - began < 300:
+            with contextlib.suppress(OSError, http.client.HTTPException):
                 with urllib.request.urlopen(request, timeout=30) as answer:
                     if json.load(answer)["predictions"] != labels:
                         raise RuntimeError("the labels must be the pipeline's")
@@ -123,10 +124,13 @@ def plain(engine: Engine, model: str, fitted: list, base: str, work: Path, made:
 
     place, found = work / f"plain-{model}", Found()
     shutil.copytree(PLAIN, place)
-    packages = " ".join(f"{name}=={metadata.version(name)}" for name in ("scikit-learn", "pandas"))
+    packages = [f"{name}=={metadata.version(name)}" for name in ("scikit-learn", "pandas")]
+    text = (PLAIN / "service.py").read_text(encoding="utf-8")
+    written = re.sub(r"(?m)^BASE, PACKAGES = .*$", f"BASE, PACKAGES = {base!r}, {packages!r}", text)
+    (place / "service.py").write_text(written, encoding="utf-8")
     programs = Path(sys.executable).parent
-    environ = {**os.environ, "BENTOML_HOME": str(work / f"home-{model}"), "BASE": base, "PACKAGES": packages,
-               "DOCKER_BUILDKIT": "1", "PATH": f"{programs}:{os.environ['PATH']}"}
+    environ = {**os.environ, "BENTOML_HOME": str(work / f"home-{model}"), "DOCKER_BUILDKIT": "1",
+               "PATH": f"{programs}:{os.environ['PATH']}"}
     save = "import bentoml, joblib, sys; bentoml.sklearn.save_model('model', joblib.load(sys.argv[1]))"
     tag = f"bench-plain-{model}:1"
     made.append(tag)

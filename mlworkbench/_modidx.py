@@ -1375,6 +1375,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'mlworkbench/containers/sizes.py'),
                                               'mlworkbench.containers.sizes._of_files': ( 'containers.sizes.html#_of_files',
                                                                                           'mlworkbench/containers/sizes.py'),
+                                              'mlworkbench.containers.sizes._read': ( 'containers.sizes.html#_read',
+                                                                                      'mlworkbench/containers/sizes.py'),
                                               'mlworkbench.containers.sizes._row': ( 'containers.sizes.html#_row',
                                                                                      'mlworkbench/containers/sizes.py'),
                                               'mlworkbench.containers.sizes._wheel_sizes': ( 'containers.sizes.html#_wheel_sizes',

@@ -97,11 +97,10 @@ class Image(Result):
         return {name: text for name, text in (("Dockerfile", self.dockerfile), ("bom.cdx.json", self.sbom)) if text}
 
     def evidence(self) -> list[Evidence]:
+        if self.status != "skipped":
+            return [*self.checks, _facts_table(self), _sizes_table(self)]
         note = "mlworkbench.containers.dockerfile.write_context makes a folder with all that it reads; there, type docker build ."
-        dockerfile = Evidence("Dockerfile", text=self.dockerfile, note=note)
-        if self.status == "skipped":
-            return [forecast_table(self.forecast), dockerfile]
-        return [*self.checks, _facts_table(self), _sizes_table(self), dockerfile]
+        return [forecast_table(self.forecast), Evidence("Dockerfile", text=self.dockerfile, note=note)]
 
 
 def _facts_table(image: Image) -> Evidence:

@@ -18,7 +18,7 @@ from ..bundling.build import Bundle
 from ..bundling.environment import MARKER, environment_key, environments_folder, find_uv, uv_environment
 from ..bundling.verify import SOURCE
 from .dockerfile import builder_script
-from ..core.errors import InputError, MissingPart
+from ..core.errors import InputError, MissingPart, problem
 from ..core.evidence import Evidence
 from ..core.jobs import run_command
 from ..evaluation.gates import Gate, Rule, check_gate, gate_reasons, read_rules
@@ -193,10 +193,15 @@ def budget_rules(budget: Gate) -> list[Rule]:
         It does not compare one of these with a number.
     """
     texts = [budget] if isinstance(budget, str) else list(budget or ())
+    return [rule for text in texts for rule in _read(text)]
+
+
+def _read(text: str) -> list[Rule]:
     try:
-        return [rule for text in texts for rule in read_rules(text, HEADS)]
-    except InputError as error:
-        raise type(error)(str(error).replace("gate:", "budget:", 1)) from None
+        return read_rules(text, HEADS)
+    except InputError:
+        must = "each sentence must compare size_mb, or package(\"name\"), with a number of MB by >=, >, <= or <"
+        raise InputError(problem("budget", must, repr(text), "Write it as 'size_mb <= 400'")) from None
 
 
 def check_budget(rules: Iterable[Rule], size_mb: float, inventory: Mapping[str, Any]) -> tuple["pd.DataFrame", tuple[str, ...]]:

@@ -232,7 +232,10 @@ def pack_runtime(used: set[str], elves: list[Path]) -> tuple[list[str], dict[str
     libraries |= {path for name in EXTRA for path in glob.glob(f"/lib/*/{name}") + glob.glob(f"/usr/lib*/{name}")}
     libraries |= {path for path in used if re.search(r"\.so(\.|$)", path)}
     outside = sorted(path for path in libraries if not path.startswith((f"{SERVICE}/", f"{library}/")) and os.path.isfile(path))
-    copied += [str(copy(Path(path), tree))[len(str(tree)) :] for path in outside]
+    for path in outside:
+        target = copy(Path(path), tree)
+        strip(target)
+        copied.append(path)
     pack_surroundings(tree)
     return copied, missing
 
@@ -267,6 +270,15 @@ def size_of(tree: Path) -> int:
     return sum(f.lstat().st_size for f in tree.rglob("*") if f.is_file() and not f.is_symlink())
 
 
+def copy_library_bytecode() -> None:
+    """The bytecode of Python's own library once more, as it lies beside sources: for an image that keeps all of its base."""
+    library = OUT / "runtime" / sysconfig.get_path("stdlib").lstrip("/")
+    for made in library.rglob("*.pyc"):
+        name = f"{made.stem}.{sys.implementation.cache_tag}.pyc"
+        copy(made, OUT / "library", f"/{made.parent.relative_to(OUT / 'runtime')}/__pycache__/{name}")
+    settle(OUT / "library")
+
+
 def see() -> None:
     """Write the files that the service used: the bundle's own, and all others."""
     work = Path("/tmp/lean")
@@ -297,6 +309,7 @@ def pack() -> None:
         gone = sum((SERVICE / p.relative_to(OUT / "packages/opt/service")).stat().st_size for p in own if not p.is_file())
         package["kept"] -= gone
         package["left_out"] |= {SOURCES: gone} if gone else {}
+    copy_library_bytecode()
     debian = system_components(system, OUT / "runtime")
     listed = {"packages": packages, "bytecode": made, "files_used": count, "system": debian,
               "missing": {name: sorted(who) for name, who in sorted(missing.items())}}
