@@ -76,6 +76,7 @@ RUNNING = {
     "deployment.timeout_s": Key(Positive, "seconds a service may take to become ready"),
     "deployment.tls_certificate": Key(str, "file with a local service's certificate (PEM); empty: no TLS"),
     "deployment.tls_key": Key(str, "file with the private key of that certificate (PEM, without a passphrase)"),
+    "deployment.proxy_image": Key(str, "image of the HAProxy that stands before the containers of a deployment"),
 }
 WATCHING = {
     "monitoring.psi_threshold": Key(Annotated[float, Gt(0)], "population stability index from which a change alarms"),

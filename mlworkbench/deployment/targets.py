@@ -149,7 +149,10 @@ class Target:
 
 # %% ../../nbs/62_deployment.targets.ipynb #c014
 GROUP = "mlworkbench.targets"
-BUILT_IN = {"local": "mlworkbench.deployment.local:LocalTarget"}
+BUILT_IN = {
+    "local": "mlworkbench.deployment.local:LocalTarget", "docker": "mlworkbench.deployment.docker:DockerTarget",
+    "podman": "mlworkbench.deployment.docker:PodmanTarget",
+}
 
 
 def target_names() -> list[str]:

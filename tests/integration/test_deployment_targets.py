@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import engine_parts
 import pandas as pd
 import pytest
 from handmade_bundle import census, fitted_pipeline
@@ -51,7 +52,13 @@ def _local(name: str) -> list[str]:
     return [str(r) for r in lives] + [str(d) for d in doors(folder) if ask_door(d)]
 
 
-PLACES = {"local": lambda: Place("local", {"environment": "current"}, _local, 2)}
+def _docker() -> Place:
+    engine = engine_parts.docker()
+    os.environ.update(engine_parts.SETTINGS)
+    return Place("docker", {}, lambda name: engine_parts.of_workspace(engine, workspace().root, name), 3)
+
+
+PLACES = {"local": lambda: Place("local", {"environment": "current"}, _local, 2), "docker": _docker}
 
 
 @pytest.fixture(scope="module")
