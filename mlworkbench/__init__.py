@@ -19,8 +19,11 @@ if TYPE_CHECKING:
         NotFound,
         WorkbenchError,
     )
+    from mlworkbench.deployment.advise import Advice, advise
     from mlworkbench.deployment.deploy import Deployment, deploy, find_deployment
+    from mlworkbench.deployment.plan import DeploymentPlan, plan_deployment
     from mlworkbench.deployment.score import Scoring, score
+    from mlworkbench.deployment.trace import Trace, trace
     from mlworkbench.evaluation.evaluate import evaluate
     from mlworkbench.evaluation.result import Evaluation
     from mlworkbench.model.loading import Model, load_model, save_model
@@ -28,9 +31,11 @@ if TYPE_CHECKING:
 
 # public name to the module that has it
 _PUBLIC = {
+    "Advice": "deployment.advise",
     "Bundle": "bundling.build",
     "Cancelled": "core.errors",
     "Deployment": "deployment.deploy",
+    "DeploymentPlan": "deployment.plan",
     "Evaluation": "evaluation.result",
     "GateFailed": "core.errors",
     "Image": "containers.image",
@@ -40,8 +45,10 @@ _PUBLIC = {
     "MonitoringReport": "monitoring.monitor",
     "NotFound": "core.errors",
     "Scoring": "deployment.score",
+    "Trace": "deployment.trace",
     "Workbench": "app.workbench",
     "WorkbenchError": "core.errors",
+    "advise": "deployment.advise",
     "build_bundle": "bundling.build",
     "containerize": "containers.image",
     "deploy": "deployment.deploy",
@@ -49,14 +56,18 @@ _PUBLIC = {
     "find_deployment": "deployment.deploy",
     "load_model": "model.loading",
     "monitor": "monitoring.monitor",
+    "plan_deployment": "deployment.plan",
     "save_model": "model.loading",
     "score": "deployment.score",
+    "trace": "deployment.trace",
 }
 
 __all__ = [
+    "Advice",
     "Bundle",
     "Cancelled",
     "Deployment",
+    "DeploymentPlan",
     "Evaluation",
     "GateFailed",
     "Image",
@@ -66,8 +77,10 @@ __all__ = [
     "MonitoringReport",
     "NotFound",
     "Scoring",
+    "Trace",
     "Workbench",
     "WorkbenchError",
+    "advise",
     "build_bundle",
     "containerize",
     "deploy",
@@ -75,8 +88,10 @@ __all__ = [
     "find_deployment",
     "load_model",
     "monitor",
+    "plan_deployment",
     "save_model",
     "score",
+    "trace",
 ]
 
 

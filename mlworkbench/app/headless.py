@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .run import RunFolder, open_folder
+from .run import RunFolder, file_hashes, open_folder
 from ..core.evidence import STYLE
 from ..core.resources import resource
 from ..core.secrets import mask
 from ..core.stages import Stage
-from ..core.workspace import file_lock
+from ..core.workspace import file_lock, workspace
 
 # %% ../../nbs/92_app.headless.ipynb #c005
 def stage_notebook(stage: str) -> Path:
@@ -158,7 +158,8 @@ def run_notebook(definition: Stage, values: Mapping[str, Any], *, out: str | Pat
     notebook = folder.path / f"{definition.name}.ipynb"
     if notebook.exists():
         notebook.write_text(mask(notebook.read_text(encoding="utf-8")), encoding="utf-8")
-        write_page(notebook, run.record)
+        page = write_page(notebook, run.record)
+        workspace().ledger.add_files(run.record["run"], file_hashes([notebook, page]))
     return run
 
 # %% ../../nbs/92_app.headless.ipynb #c014

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,7 +54,9 @@ MIGRATIONS = (
                             sha256 TEXT, run TEXT, created TEXT, details TEXT);
     CREATE INDEX artifact_by_id ON artifacts (kind, id);
     """,
+    "ALTER TABLE runs ADD COLUMN files TEXT DEFAULT '{}';",
 )
+_OF_A_RUN = ("id", "stage", "name", "status", "started", "seconds", "folder", "files")
 _COLUMNS = ("kind", "id", "name", "path", "sha256", "run", "created", "details")
 
 
@@ -123,16 +125,25 @@ class Ledger:
 
     def add_run(self, run: "Run") -> None:
         """Write a run, or what became of it."""
-        row = (run.id, run.stage, run.name, run.status, run.started, run.seconds, run.folder)
+        row = (run.id, run.stage, run.name, run.status, run.started, run.seconds, run.folder, json.dumps(run.files))
         with self._open() as connection:
-            connection.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            connection.execute(f"INSERT OR REPLACE INTO runs ({', '.join(_OF_A_RUN)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+    def add_files(self, run: str, files: Mapping[str, str]) -> None:
+        """Add to the files of a run: path to SHA-256. A run that is not known stays unknown."""
+        with self._open() as connection:
+            row = connection.execute("SELECT files FROM runs WHERE id = ?", (run,)).fetchone()
+            if row is not None:
+                both = json.dumps({**json.loads(row[0]), **files})
+                connection.execute("UPDATE runs SET files = ? WHERE id = ?", (both, run))
 
     def runs(self, stage: str | None = None) -> list["Run"]:
         """Runs (of a stage), newest first."""
         where = " WHERE stage = ?" if stage else ""
         with self._open() as connection:
-            rows = connection.execute(f"SELECT * FROM runs{where} ORDER BY started DESC", (stage,) if stage else ())
-            return [Run(*row) for row in rows]
+            text = f"SELECT {', '.join(_OF_A_RUN)} FROM runs{where} ORDER BY started DESC"
+            rows = connection.execute(text, (stage,) if stage else ())
+            return [Run(*row[:-1], files=json.loads(row[-1])) for row in rows]
 
 # %% ../../nbs/03_core.workspace.ipynb #c010
 @dataclass(frozen=True)
@@ -146,6 +157,7 @@ class Run:
     started: str
     seconds: float
     folder: str
+    files: dict[str, str] = field(default_factory=dict)  # what it read and wrote: path to SHA-256
 
 
 def new_run_id(stage: str) -> str:

@@ -1,5 +1,6 @@
 """The whole way, as a person types it: `mlworkbench demo` in an empty home, and what it leaves."""
 
+import hashlib
 import json
 import os
 import re
@@ -93,6 +94,29 @@ def test_the_service_of_the_demo_answers(demo):
     assert answer["model"].startswith("census-employment:")
     status, refusal = get(f"{demo.url}/predict", demo.key, {"rows": [{**row, "eduction": 3}]})
     assert status == 400 and refusal["errors"][0]["column"] == "eduction"
+
+
+def test_from_a_prediction_the_trail_leads_to_the_executed_notebooks_and_every_hash_is_the_recorded_one(home, demo):
+    _, signature = get(f"{demo.url}/signature", demo.key)
+    row = {c["name"]: None if c["nullable"] else (c["categories"] or [c["minimum"]])[0] for c in signature["columns"]}
+    asked = get(f"{demo.url}/predict", demo.key, {"rows": [row]})[1]["prediction_ids"][0]
+    done = home.call("trace", asked, "--json")
+    assert done.returncode == 0, done.stderr
+    found = [station["kind"] for station in json.loads(done.stdout)["summary"]["stations"]]
+    assert found == ["prediction", "deployment", "run", "bundle", "run", "evaluation", "run"]
+    told = home.call("trace", asked).stdout
+    lines = re.findall(r"^  (/.*)  \[as recorded\] ([0-9a-f]{64})$", told, re.M)
+    recorded = dict(lines)
+    assert {f"{demo.out}/{n}_{s}/{s}.ipynb" for n, s in ((1, "evaluate"), (2, "bundle"), (4, "deploy"))} <= set(recorded)
+    assert all(hashlib.sha256(Path(path).read_bytes()).hexdigest() == sha256 for path, sha256 in recorded.items())
+    assert told.count("\n  /") == len(lines) + 1  # the segment of the log, which grows
+    page = demo.out / "1_evaluate" / "evaluate.html"
+    kept = page.read_bytes()
+    page.write_bytes(kept + b"<!-- better -->")
+    changed = home.call("trace", asked)
+    page.write_bytes(kept)
+    assert changed.returncode == 1 and f"{page} was changed" in changed.stderr
+    assert home.call("trace", "20260101T000000-00000000-0").returncode == 2
 
 
 def test_the_line_that_the_demo_prints_to_try_it_works_as_it_stands(home, demo, need):

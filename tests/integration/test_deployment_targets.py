@@ -1,5 +1,6 @@
 """What every target must do, and every check over each of them: plan, apply, status, logs, roll-back, destroy."""
 
+import inspect
 import json
 import os
 import shutil
@@ -23,10 +24,12 @@ from mlworkbench.core.errors import GateFailed, InputError
 from mlworkbench.core.jobs import Job
 from mlworkbench.core.workspace import workspace
 from mlworkbench.deployment import supervisor
+from mlworkbench.deployment.advise import advise
 from mlworkbench.deployment.deploy import Deployment, deploy, find_deployment, roll_back, stop_deployment
 from mlworkbench.deployment.door import ask_door
 from mlworkbench.deployment.keys import own_key
 from mlworkbench.deployment.local import doors, revisions
+from mlworkbench.deployment.measure import measure_bundle
 from mlworkbench.deployment.plan import plan_deployment
 from mlworkbench.deployment.targets import find_target
 from mlworkbench.serving.integrity import content_sha256
@@ -248,3 +251,14 @@ def test_every_target_says_what_it_would_do_and_in_which_steps(place, bundles):
     assert any(c.what == "bundle" and c.now == "" for c in plan.plan.changes)
     assert not (workspace().deployments / "plan" / "applying.json").exists() and place.running("plan") == []
     assert os.listdir(workspace().deployments).count("plan") == 0
+
+
+def test_advice_is_measured_and_its_options_are_what_deploy_takes(bundles, monkeypatch):
+    monkeypatch.setattr(measure_bundle, "__kwdefaults__", {**measure_bundle.__kwdefaults__, "seconds": 0.3})
+    found = advise(bundles[0], latency_ms=500, requests_per_s=5, offline=True, environment="current")
+    assert found.options.pop("target") == "local" and found.options["replicas"] == 1 and found.options["memory_mb"] >= 64
+    assert 0 < found.needs["cpu_ms"] < 1000 and found.needs["batch_cpu_ms"] < found.needs["cpu_ms"] and not found.concerns
+    assert set(found.options) <= set(inspect.signature(deploy).parameters)
+    assert all(decision.why for decision in found.decisions) and found.decisions[0].why in found.headline()
+    with pytest.raises(InputError, match="at least 0"):
+        advise(bundles[0], latency_ms=-1)
