@@ -40,3 +40,14 @@ def of_workspace(engine: Engine, root: Path, deployment: str = "") -> list[str]:
 def images_of(engine: Engine, sha256: str) -> list[str]:
     """The images of a bundle."""
     return engine.run("images", "--no-trunc", "--quiet", "--filter", f"label={OURS}.bundle.sha256={sha256}").output.split()
+
+
+def remove_images(hashes: list[str]) -> None:
+    """Remove the images of these bundles, from an engine that is there."""
+    try:
+        engine = find_engine("docker")
+    except MissingPart:
+        return
+    for sha256 in hashes:
+        if found := images_of(engine, sha256):
+            engine.clean("rmi", "--force", *found)

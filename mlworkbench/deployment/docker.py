@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEAVE_S', 'STEPS', 'check_limits', 'words_of', 'check_alive', 'await_ready', 'prove_places', 'clear', 'undisturbed',
            'state_word', 'health_of', 'memory_mb', 'Containers', 'end_all', 'DockerTarget', 'PodmanTarget',
-           'machine_size', 'revisions_of', 'Takeover']
+           'machine_size', 'revisions_of', 'Version', 'Takeover']
 
 # %% ../../nbs/63_deployment.docker.ipynb #c003
 import contextlib
@@ -199,17 +199,16 @@ def health_of(piece: Piece) -> str:
     return str((piece.state.get("Health") or piece.state.get("Healthcheck") or {}).get("Status") or "")
 
 
-_MEMORY = (
-    "import contextlib\n"
-    "for path in ('/sys/fs/cgroup/memory.current', '/sys/fs/cgroup/memory/memory.usage_in_bytes'):\n"
-    "    with contextlib.suppress(OSError): print(open(path).read()); break\n"
-)
-
-
-def memory_mb(engine: Engine, piece: Piece) -> float:
-    """Megabytes that a container uses at this moment, with the files that the kernel keeps for it; 0: nobody can tell."""
-    told = engine.run("exec", piece.id, "python", "-ISc", _MEMORY, check=False, timeout_s=20)
-    return int(told.output) / 1e6 if not told.code and told.output.strip().isdigit() else 0.0
+def memory_mb(piece: Piece) -> float:
+    """Megabytes that a container uses at this moment, as its limit counts them; 0: this machine's kernel does not tell."""
+    with contextlib.suppress(OSError, ValueError):
+        lines = Path(f"/proc/{piece.state['Pid']}/cgroup").read_text(encoding="ascii").splitlines()
+        for line in lines:
+            _, kinds, path = line.split(":", 2)
+            if "memory" in kinds.split(","):
+                return int(Path(f"/sys/fs/cgroup/memory{path}/memory.usage_in_bytes").read_text()) / 1e6
+        return int(Path(f"/sys/fs/cgroup{lines[-1].split(':', 2)[2]}/memory.current").read_text()) / 1e6
+    return 0.0
 
 # %% ../../nbs/63_deployment.docker.ipynb #c015
 class Containers(Target):
@@ -228,7 +227,7 @@ class Containers(Target):
         ready = bool(pieces) and Client(made["url"], timeout_s=5, certificate=certificate_of(made)).ready()
         running = [piece for piece in pieces if piece.running]
         known = {"containers": len(running), "restarts": sum(piece.restarts for piece in pieces),
-                 "memory_mb": round(sum(memory_mb(yard.engine, piece) for piece in running)),
+                 "memory_mb": round(sum(memory_mb(piece) for piece in running)),
                  "health": ", ".join(sorted({word for piece in running if (word := health_of(piece))})),
                  "out_of_memory": any(bool(piece.state.get("OOMKilled")) for piece in pieces),
                  "image": made["image"], "since": min((str(p.state.get("StartedAt", "")) for p in running), default="")}
@@ -333,8 +332,8 @@ def revisions_of(yard: Yard) -> list[int]:
     return [int(piece.labels["org.mlworkbench.revision"]) for piece in yard.services()]
 
 # %% ../../nbs/63_deployment.docker.ipynb #c020
-class Takeover:
-    """One version that is to take a deployment over.
+class Version:
+    """One version of a deployment: what is there of it, and its proof.
 
     Parameters
     ----------
@@ -376,6 +375,20 @@ class Takeover:
             last = self.yard.engine.run("logs", "--tail", "8", self.proxy.container, check=False).output
             raise WorkbenchError(problem("deploy", "the proxy must start within 20 s", "no answer") + "\n" + last)
 
+    def made(self, colour: str, step: Callable[[str], None]) -> dict[str, Any]:
+        """Prove the containers of a colour; returns what the ledger keeps."""
+        step(STEPS[3])
+        url = proof_url(self.proxy)
+        await_ready(self.yard, url, colour, self.secret, self.request)
+        request, check = self.request, prove_places(url, colour, self.secret, self.request)
+        return {"url": request.url(request.port), "port": request.port, "revision": max(revisions_of(self.yard)), "check": check,
+                "wanted": self.wanted, "certificate": str(request.certificate or ""), "environment": "image",
+                "image": request.image, "folder": str(request.folder)}
+
+# %% ../../nbs/63_deployment.docker.ipynb #c021
+class Takeover(Version):
+    """A version that takes a deployment over."""
+
     def again(self, step: Callable[[str], None], colour: str, count: int) -> dict[str, Any]:
         """Prove what serves already, and see to what an earlier one did not come to."""
         self.open(step)
@@ -405,16 +418,6 @@ class Takeover:
             self.end_former(colour)
         return made
 
-    def made(self, colour: str, step: Callable[[str], None]) -> dict[str, Any]:
-        """Prove the containers of a colour; returns what the ledger keeps."""
-        step(STEPS[3])
-        url = proof_url(self.proxy)
-        await_ready(self.yard, url, colour, self.secret, self.request)
-        request, check = self.request, prove_places(url, colour, self.secret, self.request)
-        return {"url": request.url(request.port), "port": request.port, "revision": max(revisions_of(self.yard)), "check": check,
-                "wanted": self.wanted, "certificate": str(request.certificate or ""), "environment": "image",
-                "image": request.image, "folder": str(request.folder)}
-
     def switch(self, colour: str, step: Callable[[str], None]) -> None:
         """Let the containers of a colour serve: on disk first, then in the proxy that runs."""
         step(STEPS[4])
@@ -431,7 +434,7 @@ class Takeover:
         client = Client(self.request.url(self.request.port), timeout_s=5, certificate=self.request.certificate)
         if not until(client.ready, 10, 0.2):
             must = f"the service must answer at {client.url}"
-            raise GateFailed(problem("deploy", must, "no answer") + "\n" + "\n".join(self.proxy.say("show proc").splitlines()[-6:]))
+            raise GateFailed(problem("deploy", must, "no answer"))
 
     def undo(self, colour: str, before: Mapping[str, str]) -> None:
         """The new version is gone; the former one serves as it did, or nothing is left."""

@@ -55,8 +55,9 @@ def ensure_image(engine: Engine, image: str, setting_name: str) -> str:
         if isinstance(error, (Cancelled, MissingPart)):
             raise
         last = str(error).strip().splitlines()[-1]
+        must = f"the image {image!r} must be there, or its registry within reach"
         do = f"Pull or load it where there is a network, or name another in {setting_name}"
-        raise MissingPart(problem(setting_name, f"the image {image!r} must be there, or its registry within reach", last, do)) from None
+        raise MissingPart(problem(setting_name, must, last, do)) from None
     return image_id(engine, image)
 
 

@@ -248,7 +248,7 @@ def _up(found: Mapping[str, tuple[str, int]], serving: Collection[str]) -> bool:
 
 
 def await_leaving(proxy: Proxy, serving: Sequence[str], timeout_s: float) -> None:
-    """Wait until no other place is at a request, and no worker of before has a connection, or the time is over; then they rest."""
+    """Wait until no other place is at a request, and no former worker has a connection, or the time is over; then they rest."""
     def over() -> bool:
         return not any(count for place, (_, count) in proxy.places().items() if place not in serving) and not proxy.workers()[1]
 

@@ -147,7 +147,8 @@ def network_range(yard: Yard) -> str:
         return ""
     found = json.loads(told.output[told.output.index("["):])[0]
     ranges = found.get("subnets") or found.get("IPAM", {}).get("Config") or []
-    return next((r.get("subnet") or r.get("Subnet") for r in ranges if ":" not in (r.get("subnet") or r.get("Subnet") or ":")), "")
+    told = [r.get("subnet") or r.get("Subnet") or "" for r in ranges]
+    return next((subnet for subnet in told if subnet and ":" not in subnet), "")
 
 # %% ../../nbs/63_deployment.yard.ipynb #c011
 OWN_USER = 10001  # of the image: nobody on most machines
@@ -174,7 +175,8 @@ def prepare_folders(folder: Path) -> tuple[int, int]:
 def mount(source: Path, target: str, *, write: bool = False) -> list[str]:
     """The option that shows a folder of this machine to a container."""
     text = io.StringIO()  # commas in a path need quotes
-    csv.writer(text, lineterminator="").writerow(["type=bind", f"src={source}", f"dst={target}", *([] if write else ["readonly"])])
+    access = [] if write else ["readonly"]
+    csv.writer(text, lineterminator="").writerow(["type=bind", f"src={source}", f"dst={target}", *access])
     return ["--mount", text.getvalue()]
 
 # %% ../../nbs/63_deployment.yard.ipynb #c014
@@ -278,8 +280,8 @@ def ensure_proxy(yard: Yard, request: Request, image: str, user: tuple[int, int]
     options = [
         "--name", container, *_labelled(yard, marks), "--network", yard.stem, "--ip", addresses(network_range(yard))[place],
         "--publish", f"{publish_at(request.host)}:{request.port}:8080", "--publish", "127.0.0.1::8081",
-        "--user", "{}:{}".format(*user), *HARDENED, "--restart", "unless-stopped", *LOGGED, *mount(request.folder / "proxy", INSIDE),
-        *yard.options,
+        "--user", "{}:{}".format(*user), *HARDENED, "--restart", "unless-stopped", *LOGGED,
+        *mount(request.folder / "proxy", INSIDE), *yard.options,
     ]
     try:
         yard.engine.run("run", "--detach", *options, image, *COMMAND)

@@ -19,7 +19,7 @@ from handmade_bundle import census, fitted_pipeline
 from traffic import traffic
 
 from mlworkbench.bundling.build import build_bundle
-from mlworkbench.bundling.verify import CERTIFICATE, MANIFEST, SOURCE, hash_files, seal
+from mlworkbench.bundling.verify import CERTIFICATE, MANIFEST, SOURCE, bundle_sha256, hash_files, seal
 from mlworkbench.core.errors import GateFailed, InputError
 from mlworkbench.core.jobs import Job
 from mlworkbench.core.workspace import workspace
@@ -57,7 +57,6 @@ def _local(name: str) -> list[str]:
 
 def _docker() -> Place:
     engine = engine_parts.docker()
-    os.environ.update(engine_parts.SETTINGS)
     return Place("docker", {}, lambda name: engine_parts.of_workspace(engine, workspace().root, name), 3)
 
 
@@ -77,10 +76,13 @@ def bundles(tmp_path_factory, rows) -> Iterator[list[str]]:
         patch.setenv("MLWORKBENCH_WORKSPACE", str(folder / "workspace"))
         patch.setenv("BENTOML_HOME", str(folder / "bentoml"))
         patch.delenv("MLWORKBENCH_SETTINGS", raising=False)
+        for name, value in engine_parts.SETTINGS.items():
+            patch.setenv(name, value)
         y = census(600)[1]
         models = [fitted_pipeline(rows, y), fitted_pipeline(rows, y, trees=3)]
         found = [build_bundle(m, name="people", examples=rows, environment="current", golden_rows=16).path for m in models]
         yield [*found, wrong(found[1], folder)]
+        engine_parts.remove_images([bundle_sha256(Path(path)) for path in found])
 
 
 def wrong(bundle: str, folder: Path) -> str:
