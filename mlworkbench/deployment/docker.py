@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEAVE_S', 'STEPS', 'check_limits', 'words_of', 'check_alive', 'await_ready', 'prove_places', 'clear', 'undisturbed',
-           'state_word', 'health_of', 'memory_mb', 'Containers', 'end_all', 'DockerTarget', 'PodmanTarget',
-           'machine_size', 'revisions_of', 'Version', 'Takeover']
+           'state_word', 'health_of', 'Containers', 'end_all', 'DockerTarget', 'PodmanTarget', 'revisions_of',
+           'Version', 'Takeover']
 
 # %% ../../nbs/63_deployment.docker.ipynb #c003
 import contextlib
@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from ..bundling.parity import ask, check_parity, free_port, prove
 from ..bundling.verify import read_part
-from ..containers.engine import Engine, find_engine
+from ..containers.engine import find_engine
 from ..core.errors import GateFailed, InputError, WorkbenchError, problem
 from ..core.jobs import check_cancelled, listening
 from ..core.settings import setting
@@ -52,6 +52,8 @@ from mlworkbench.deployment.yard import (
     Yard,
     ensure_network,
     ensure_proxy,
+    machine_size,
+    memory_mb,
     network_range,
     prepare_folders,
     proof_url,
@@ -198,18 +200,6 @@ def health_of(piece: Piece) -> str:
     """What the engine's own checks of a container say; empty: it makes none."""
     return str((piece.state.get("Health") or piece.state.get("Healthcheck") or {}).get("Status") or "")
 
-
-def memory_mb(piece: Piece) -> float:
-    """Megabytes that a container uses at this moment, as its limit counts them; 0: this machine's kernel does not tell."""
-    with contextlib.suppress(OSError, ValueError):
-        lines = Path(f"/proc/{piece.state['Pid']}/cgroup").read_text(encoding="ascii").splitlines()
-        for line in lines:
-            _, kinds, path = line.split(":", 2)
-            if "memory" in kinds.split(","):
-                return int(Path(f"/sys/fs/cgroup/memory{path}/memory.usage_in_bytes").read_text()) / 1e6
-        return int(Path(f"/sys/fs/cgroup{lines[-1].split(':', 2)[2]}/memory.current").read_text()) / 1e6
-    return 0.0
-
 # %% ../../nbs/63_deployment.docker.ipynb #c015
 class Containers(Target):
     """What is asked of a deployment that runs as containers."""
@@ -320,13 +310,6 @@ class PodmanTarget(DockerTarget):
     name = "podman"
 
 # %% ../../nbs/63_deployment.docker.ipynb #c018
-def machine_size(engine: Engine) -> tuple[int, float]:
-    """Cores, and megabytes of memory, of the machine that an engine runs on."""
-    told = json.loads(engine.run("info", "--format", "{{json .}}").output.splitlines()[-1])
-    host = told.get("host", {})
-    return int(told.get("NCPU") or host.get("cpus") or 1), (told.get("MemTotal") or host.get("memTotal") or math.inf) / 1e6
-
-
 def revisions_of(yard: Yard) -> list[int]:
     """The numbers of the revisions that an engine has containers of."""
     return [int(piece.labels["org.mlworkbench.revision"]) for piece in yard.services()]
