@@ -152,8 +152,10 @@ def test_the_public_surface_is_as_listed():
     import mlworkbench
 
     listed = sorted("""
-        Advice Bundle Cancelled Deployment DeploymentPlan Evaluation GateFailed Image InputError MissingPart Model MonitoringReport NotFound
-        Scoring Trace Workbench WorkbenchError advise build_bundle containerize deploy evaluate find_deployment load_model monitor save_model
+        Advice Bundle Cancelled Deployment DeploymentPlan Evaluation GateFailed Image InputError MissingPart Model
+        MonitoringReport NotFound
+        Scoring Trace Workbench WorkbenchError advise build_bundle containerize deploy evaluate find_deployment load_model
+        monitor save_model
         plan_deployment score trace
     """.split())
     assert sorted(mlworkbench.__all__) == listed

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PASSED_ON', 'service_command', 'service_environment', 'free_port', 'pinned', 'ask', 'wait_ready', 'ServiceProcess',
-           'start_service', 'prove', 'prove_v2', 'judge', 'check_parity']
+           'start_service', 'prove', 'prove_v2', 'prove_by', 'judge', 'check_parity']
 
 # %% ../../nbs/44_bundling.parity.ipynb #c003
 import contextlib
@@ -248,7 +248,7 @@ def prove(
     def exchange(rows: list[dict[str, Any]], headers: Mapping[str, str]) -> tuple[int, Any]:
         return ask("POST", url + route, {"rows": rows}, headers=headers, certificate=certificate)
 
-    return _proved(f"POST {route}", golden, exchange, at_once, probe)
+    return prove_by(f"POST {route}", golden, exchange, at_once, probe)
 
 
 def prove_v2(
@@ -269,11 +269,19 @@ def prove_v2(
         status, answer = ask("POST", url + route, body, headers=headers, certificate=certificate)
         return status, v2_answer(json.dumps(answer).encode(), {}) if status == 200 else answer
 
-    return _proved(f"POST {route}", golden, exchange, at_once, probe)
+    return prove_by(f"POST {route}", golden, exchange, at_once, probe)
 
 
-def _proved(check: str, golden: Mapping[str, Any], exchange: Callable[..., tuple[int, Any]], at_once: int, probe: str) -> dict:
-    """One check: the golden rows by `exchange`, which takes some rows and headers and gives status and answer."""
+def prove_by(
+    check: str, golden: Mapping[str, Any], exchange: Callable[..., tuple[int, Any]], at_once: int, probe: str
+) -> dict[str, Any]:
+    """One check: the golden rows by `exchange`, which takes some rows and headers and gives status and answer.
+
+    Raises
+    ------
+    GateFailed
+        The service did not answer the rows.
+    """
     rows = golden["rows"]
     told: dict[str, list[Any]] = {"predictions": [], "probabilities": [], "decision": []}
     for start in range(0, len(rows), at_once):

@@ -7,7 +7,7 @@ __all__ = ['TYPES', 'Seen', 'arrow_type', 'json_value', 'Looked', 'AllFaults', '
            'plain_columns', 'kept']
 
 # %% ../../nbs/65_deployment.cells.ipynb #c003
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..serving.columns import Column, ColumnCheck, integer_range
 from ..serving.errors import fault
 from ..serving.inputs import column_values
 from ..serving.sagemaker import cell_reader
+from ..serving.tensors import Coded
 
 # %% ../../nbs/65_deployment.cells.ipynb #c006
 TYPES = {"number": pa.float64(), "string": pa.string(), "boolean": pa.bool_()}
@@ -39,6 +40,9 @@ class Seen:
 
     values: pa.Array
     care: np.ndarray
+
+
+_NONE = np.zeros(0, bool)  # the care of a column of which the whole was seen to need none
 
 
 def arrow_type(column: Column) -> pa.DataType:
@@ -251,7 +255,21 @@ class AllFaults(list):
         self.append(fault(problem, row=int(self.rows[row]), column=column, got=got))
 
 
+def _plainly(check: ColumnCheck, cells: pa.Array) -> bool:
+    """Whether the lowest and the highest of a column of doubles tell that no cell needs care; NaN is neither."""
+    if check.column.type != "number" or cells.type != pa.float64() or cells.null_count or check.known is not None:
+        return False
+    numbers, limit = cells.to_numpy(), 3.4e38 if "32" in check.dtype else np.finfo(float).max
+    if not len(numbers):
+        return False
+    low, high = numbers.min(), numbers.max()
+    return bool(low >= max(-limit, check.low if check.low is not None else -limit)) and bool(
+        high <= min(limit, check.high if check.high is not None else limit))
+
+
 def _look(check: ColumnCheck, cells: pa.Array, text: bool) -> Seen:
+    if not text and _plainly(check, cells):
+        return Seen(cells, _NONE)
     column = check.column
     seen = (_TEXT_LOOKS if text else _LOOKS)[column.type](cells, column)
     care = seen.care
@@ -271,6 +289,8 @@ def _read_column(check: ColumnCheck, cells: pa.Array, text: bool, into: Looked) 
     column = check.column
     listed = column.type == "list"
     seen = None if listed else _look(check, cells, text)
+    if seen and seen.care is _NONE:
+        return seen.values
     places = np.arange(len(cells)) if listed else np.flatnonzero(seen.care)
     if not len(places):
         return [] if listed else seen.values
@@ -310,7 +330,10 @@ def look_at(checks: Sequence[ColumnCheck], table: pa.Table, text: bool) -> Looke
 def _cells(table: pa.Table, name: str) -> pa.Array:
     if name not in table.column_names:
         return pa.nulls(table.num_rows, pa.string())
-    cells = table.column(name).combine_chunks()
+    cells = table.column(name)
+    if cells.num_chunks == 1:
+        return cells.chunk(0)
+    cells = cells.combine_chunks()
     return cells if isinstance(cells, pa.Array) else pa.concat_arrays(cells.chunks)
 
 # %% ../../nbs/65_deployment.cells.ipynb #c020
@@ -363,9 +386,22 @@ def model_rows(form: str, columns: Sequence[Column], values: Mapping[str, Any], 
     return frame if form == "frame" else frame.to_numpy()
 
 
-def plain_columns(columns: Sequence[Column], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The rows as a model takes them that is asked by columns: lists, or arrays of numbers where nothing is missing."""
-    return {column.name: _plain(values[column.name]) for column in columns}
+def plain_columns(columns: Sequence[Column], values: Mapping[str, Any], coded: Collection[str] = ()) -> dict[str, Any]:
+    """The rows as a model takes them that is asked by columns.
+
+    Returns
+    -------
+    dict
+        Lists, or arrays of numbers where nothing is missing; the columns named in `coded` with each of their values once.
+    """
+    return {c.name: (_coded if c.name in coded else _plain)(values[c.name]) for c in columns}
+
+
+def _coded(values: Any) -> Any:
+    if isinstance(values, list):
+        return values
+    found = pc.dictionary_encode(values, null_encoding="encode")
+    return Coded(found.dictionary.to_pylist(), found.indices.to_numpy())
 
 
 def _plain(values: Any) -> Any:

@@ -9,8 +9,8 @@ __all__ = ['PART_ROWS', 'Scoring', 'score']
 import contextlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import __version__
 from ..core.errors import InputError, check_known, problem
-from ..core.jobs import listening, report
+from ..core.jobs import check_cancelled, listening, report
 from ..core.results import Result
-from .crew import Crew, Told, do_here, do_on_cluster
-from .journal import DONE, QUARANTINE, Output
+from .crew import Crew, Told, cores, do_here, do_on_cluster
+from .journal import DONE, QUARANTINE, Output, Places
 from .scorer import BatchPredictor, Origin, check_columns, contract_of, find_origin, open_predictor
-from .tables import BATCH, Part, Table, cut_parts, open_tables
-from .work import FORMATS, Plan
-from ..model.loading import Model
+from .tables import BATCH, Part, Table, cut_parts, hash_table, open_tables
+from .work import FORMATS, Plan, Worker
 from ..serving.integrity import installed_version
 
 if TYPE_CHECKING:
@@ -135,27 +134,56 @@ def _job(origin: Origin, tables: Sequence[Table], options: dict[str, Any]) -> di
     }
 
 # %% ../../nbs/69_deployment.score.ipynb #c010
+class _Reading:
+    """The input, looked at in a thread: at first its tables, and then the same with their hashes."""
+
+    def __init__(self, source: str | Path, every: int):
+        self._stopped, self._pool = threading.Event(), ThreadPoolExecutor(1, thread_name_prefix="read")
+        self._tables = self._pool.submit(self._watched, lambda: open_tables(source, every))
+        self._hashed = self._pool.submit(self._watched, lambda: [hash_table(table) for table in self._tables.result()])
+
+    def _watched(self, read: Callable[[], list[Table]]) -> list[Table]:
+        with listening(lambda text, fraction: None, self._stopped):
+            return read()
+
+    def __enter__(self) -> "_Reading":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._stopped.set()
+        self._pool.shutdown()
+
+    def tables(self) -> list[Table]:
+        """Wait for the tables."""
+        return _wait(self._tables)
+
+    @property
+    def through(self) -> bool:
+        """Whether the hashes are known."""
+        return self._hashed.done()
+
+    def hashed(self) -> list[Table]:
+        """Wait for the tables with their hashes."""
+        return _wait(self._hashed)
+
+
+def _wait(future: "Future[list[Table]]") -> list[Table]:
+    while True:
+        check_cancelled()
+        done, _ = wait([future], 0.2)
+        if done:
+            return future.result()
+
+# %% ../../nbs/69_deployment.score.ipynb #c012
 _PAYS = 500_000  # rows
 
 
-def _hands(workers: int | None, parts: Sequence[Part], origin: Origin) -> int:
+def _hands(workers: int | None, parts: Sequence[Part], origin: Origin, predictor: BatchPredictor) -> int:
     if origin.kind == "memory" or len(parts) < 2:
         return 1
     if workers is None:
-        workers = (os.cpu_count() or 1) if sum(part.rows for part in parts) >= _PAYS else 1
+        workers = 1 if predictor.beside or sum(part.rows for part in parts) < _PAYS else cores()
     return min(workers, len(parts))
-
-
-def _done(
-    plan: Plan, parts: Sequence[Part], predictor: BatchPredictor, handle: int, hands: int, cluster: str | None
-) -> Iterator[Told]:
-    if cluster is not None:
-        yield from do_on_cluster(plan, parts, cluster)
-    elif hands == 1:
-        yield from do_here(plan, parts, predictor)
-    else:
-        with Crew(plan, hands, handle) as crew:
-            yield from crew.do(parts)
 
 
 class _Progress:
@@ -174,7 +202,7 @@ class _Progress:
         text = f"{self.done_rows:,} of {self.rows:,} rows, {rate:,.0f} rows/s, {self.done} of {self.parts} parts"
         report(text, min(0.999, self.done_rows / max(1, self.rows)))
 
-# %% ../../nbs/69_deployment.score.ipynb #c012
+# %% ../../nbs/69_deployment.score.ipynb #c014
 def score(
     model: Any, input: str | Path, output: str | Path, *, ids: Sequence[str] = (), ignore: Sequence[str] = (),
     format: str = "parquet", scores: bool = True, workers: int | None = None, part_rows: int = PART_ROWS,
@@ -199,7 +227,7 @@ def score(
     scores
         Whether probabilities, or decision scores, are written beside the predictions.
     workers
-        Processes of this machine; None: one a core where that pays.
+        Processes of this machine; None: one a core where that pays, and one alone of a model that threads can ask.
     part_rows
         About how many rows are done at once or not at all.
     engine
@@ -222,25 +250,30 @@ def score(
     """
     _check_options(ids, format, part_rows, workers)
     _check_place(input, output)
-    address = _address(engine, cluster)
+    address, aside = _address(engine, cluster), [*ids, *ignore]
     report("opening the model, and reading through the input")
-    with _reading(input, min(BATCH, part_rows)) as reading:
-        origin, opened = find_origin(model, trust=trust)
-        predictor = open_predictor(origin, prove=True) if opened is None else None
-        tables = reading.result()
-    if predictor is None:
-        origin = _with_contract(origin, opened, tables, [*ids, *ignore])
-        predictor = open_predictor(origin, opened)
-    for table in tables:
-        check_columns(predictor.signature, table, ids, ignore)
-    if address is not None and origin.kind == "memory":
-        raise InputError(problem("score", "a cluster must be given a model in a file, or a bundle", "a model in memory"))
-    parts = cut_parts(tables, part_rows)
-    options = {"format": format, "ids": list(ids), "ignore": list(ignore), "scores": scores, "part_rows": part_rows}
-    place = Output(output, _job(origin, tables, options))
-    plan = Plan(origin, tuple(tables), place.folder, place.id, format, tuple(ids), tuple(ignore), scores)
-    with place.opened() as handle:
-        return _run(plan, place, parts, predictor, handle, _hands(workers, parts, origin), address)
+    with _Reading(input, min(BATCH, part_rows)) as reading:
+        origin, predictor, tables = _opened(model, trust, reading, aside)
+        for table in tables:
+            check_columns(predictor.signature, table, ids, ignore)
+        if address is not None and origin.kind == "memory":
+            raise InputError(problem("score", "a cluster must be given a model in a file, or a bundle", "a model in memory"))
+        options = {"format": format, "ids": list(ids), "ignore": list(ignore), "scores": scores, "part_rows": part_rows}
+        place, parts = Output(output), cut_parts(tables, part_rows)
+        plan = Plan(origin, tuple(tables), place.folder, None, format, tuple(ids), tuple(ignore), scores)
+        with place.opened() as handle:
+            run = _Run(plan, place, parts, predictor, reading, options)
+            return run.go(handle, _hands(workers, parts, origin, predictor), address)
+
+
+def _opened(model: Any, trust: bool, reading: _Reading, aside: Sequence[str]) -> tuple[Origin, BatchPredictor, list[Table]]:
+    """The model while the input is read; one without a bundle is given the columns of the input."""
+    origin, opened = find_origin(model, trust=trust)
+    if opened is None:
+        return origin, open_predictor(origin, prove=True), reading.tables()
+    tables = reading.tables()
+    origin = replace(origin, contract=contract_of(opened, next(table for table in tables if table.rows), aside))
+    return origin, open_predictor(origin, opened), tables
 
 
 def _address(engine: str, cluster: str | None) -> str | None:
@@ -252,46 +285,75 @@ def _address(engine: str, cluster: str | None) -> str | None:
         raise InputError(problem("score", "a cluster must be named", "none", "Give --cluster tcp://HOST:8786"))
     return found
 
-
-@contextlib.contextmanager
-def _reading(source: str | Path, every: int) -> Iterator["Future[list[Table]]"]:
-    """Within the block the input is looked at in a thread, which ends with it."""
-    stopped = threading.Event()
-
-    def read() -> list[Table]:
-        with listening(lambda text, fraction: None, stopped):
-            return open_tables(source, every)
-
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            yield pool.submit(read)
-        finally:
-            stopped.set()
-
-
-def _with_contract(origin: Origin, model: Model, tables: Sequence[Table], aside: Sequence[str]) -> Origin:
-    return replace(origin, contract=contract_of(model, next(table for table in tables if table.rows), aside))
-
-# %% ../../nbs/69_deployment.score.ipynb #c013
+# %% ../../nbs/69_deployment.score.ipynb #c016
 _COUNTS = ("rows", "predicted", "refused", "flagged")
 
 
-def _run(
-    plan: Plan, place: Output, parts: Sequence[Part], predictor: BatchPredictor, handle: int, hands: int, cluster: str | None
-) -> Scoring:
-    records = [found for part in parts if (found := place.record(part)) is not None]
-    known = {record["part"] for record in records}
-    left = [part for part in parts if part.number not in known]
-    progress = _Progress(len(parts), sum(p.rows for p in parts), len(known), sum(r["rows"] for r in records))
-    if known:
-        report(f"{len(known)} of {len(parts)} parts were done before")
-    if left:
-        (place.folder / DONE).unlink(missing_ok=True)
-        for kind, content in _done(plan, left, predictor, handle, hands, cluster):
-            records += [content] if kind == "part" else []
+class _Run:
+    """All parts of a plan whose job is known when its input is hashed."""
+
+    def __init__(self, plan: Plan, place: Output, parts: Sequence[Part], predictor: BatchPredictor, reading: _Reading,
+                 options: dict[str, Any]):
+        self.plan, self.place, self.parts, self.predictor = plan, place, parts, predictor
+        self.reading, self.options = reading, options
+        self.records: list[dict[str, Any]] = []
+        self.again = 0
+
+    def go(self, handle: int, hands: int, cluster: str | None) -> Scoring:
+        """Do what is left by so many processes, or on a cluster."""
+        if cluster is None and hands == 1:
+            self._here()
+        else:
+            with Crew(hands, handle) if cluster is None else contextlib.nullcontext() as crew:
+                self._begin()
+                if left := self._left():
+                    self._hear(do_on_cluster(self.plan, left, cluster) if crew is None else crew.do(self.plan, left))
+        return self._finished()
+
+    def _begin(self) -> None:
+        job = self.place.begin(_job(self.plan.origin, self.reading.hashed(), self.options))
+        self.plan = replace(self.plan, job=job)
+
+    def _left(self) -> list[Part]:
+        """The parts that are not done; the others are counted."""
+        self.records = [found for part in self.parts if (found := self.place.record(part)) is not None]
+        known = {record["part"] for record in self.records}
+        self.again = len(known)
+        if known:
+            report(f"{len(known)} of {len(self.parts)} parts were done before")
+        left = [part for part in self.parts if part.number not in known]
+        if left:
+            (self.place.folder / DONE).unlink(missing_ok=True)
+        return left
+
+    def _here(self) -> None:
+        if not self.place.fresh or self.reading.through:
+            self._begin()
+        left = self._left() if self.plan.job else self.parts
+        if left:
+            worker = Worker(self.plan, self.predictor, cores())
+            self._hear(do_here(worker, left), worker.places)
+
+    def _hear(self, told: Iterator[Told], places: Places | None = None) -> None:
+        rows = sum(part.rows for part in self.parts)
+        progress = _Progress(len(self.parts), rows, self.again, sum(record["rows"] for record in self.records))
+        for kind, content in told:
+            self.records += [content] if kind == "part" else []
             progress.hear(kind, content)
-    counts = {key: sum(record[key] for record in records) for key in _COUNTS} | {"parts": len(parts)}
-    place.finish({"job": plan.job, **counts})
-    report(f"{counts['predicted']:,} of {counts['rows']:,} rows predicted, {counts['refused']:,} refused", 1.0)
-    sources = {"model": plan.origin.tag, "model_sha256": plan.origin.sha256, "job": plan.job}
-    return Scoring(name=plan.origin.tag, folder=place.folder, format=plan.format, again=len(known), sources=sources, **counts)
+            if self.plan.job is None and self.reading.through:
+                self._settle(places)
+        if self.plan.job is None:
+            self._settle(places)
+
+    def _settle(self, places: Places) -> None:
+        self._begin()
+        places.settle(self.plan.job)
+
+    def _finished(self) -> Scoring:
+        counts = {key: sum(record[key] for record in self.records) for key in _COUNTS} | {"parts": len(self.parts)}
+        self.place.finish({"job": self.plan.job, **counts})
+        report(f"{counts['predicted']:,} of {counts['rows']:,} rows predicted, {counts['refused']:,} refused", 1.0)
+        origin = self.plan.origin
+        sources = {"model": origin.tag, "model_sha256": origin.sha256, "job": self.plan.job}
+        return Scoring(name=origin.tag, folder=self.place.folder, format=self.plan.format, again=self.again, sources=sources,
+                       **counts)

@@ -150,8 +150,11 @@ class Target:
 # %% ../../nbs/62_deployment.targets.ipynb #c014
 GROUP = "mlworkbench.targets"
 BUILT_IN = {
-    "local": "mlworkbench.deployment.local:LocalTarget", "docker": "mlworkbench.deployment.docker:DockerTarget",
+    "local": "mlworkbench.deployment.local:LocalTarget",
+    "docker": "mlworkbench.deployment.docker:DockerTarget",
     "podman": "mlworkbench.deployment.docker:PodmanTarget",
+    "compose": "mlworkbench.deployment.compose:ComposeTarget",
+    "kubernetes": "mlworkbench.deployment.kubernetes:KubernetesTarget",
 }
 
 

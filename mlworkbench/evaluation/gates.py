@@ -173,8 +173,13 @@ def _path(text: str, node: ast.expr) -> str:
 _SIGNS = {ast.GtE: ">=", ast.Gt: ">", ast.LtE: "<=", ast.Lt: "<"}
 
 
-def read_rules(text: str) -> list[Rule]:
+def read_rules(text: str, heads: Iterable[str] | None = None) -> list[Rule]:
     """The rules of one sentence: one, or two when it gives a range.
+
+    Parameters
+    ----------
+    heads
+        The first words that are known; None: this room's metrics and analyses.
 
     Raises
     ------
@@ -194,17 +199,21 @@ def read_rules(text: str) -> list[Rule]:
     numbers = [_number(side) for side in sides]
     known = [number is not None for number in numbers]
     if known == [False, True]:
-        return [_rule(text, sides[0], signs[0], numbers[1])]
+        return [_rule(text, sides[0], signs[0], numbers[1], heads)]
     if known == [True, False]:
-        return [_rule(text, sides[1], FLIPPED[signs[0]], numbers[0])]
+        return [_rule(text, sides[1], FLIPPED[signs[0]], numbers[0], heads)]
     if known == [True, False, True] and len({sign[0] for sign in signs}) == 1:
-        return [_rule(text, sides[1], FLIPPED[signs[0]], numbers[0]), _rule(text, sides[1], signs[1], numbers[2])]
+        both = (FLIPPED[signs[0]], numbers[0]), (signs[1], numbers[2])
+        return [_rule(text, sides[1], sign, number, heads) for sign, number in both]
     raise _refuse(text, _place(text, sides[-1]), "one side must be a number")
 
 # %% ../../nbs/37_evaluation.gates.ipynb #c014
-def _rule(text: str, node: ast.expr, comparison: str, bound: float) -> Rule:
+def _rule(text: str, node: ast.expr, comparison: str, bound: float, heads: Iterable[str] | None) -> Rule:
     rule = Rule(_path(text, node), comparison, bound)
-    if rule.head in METRICS:
+    if heads is not None:
+        if rule.head not in heads:
+            raise NotFound(problem("gate", "the first word must be a known one", repr(rule.head), closest(rule.head, heads)))
+    elif rule.head in METRICS:
         rest = rule.path[len(rule.head):]
         if rest.startswith("("):
             must = f"{rule.head} stands alone; of a part of the rows it is asked as 'slice(\"column\").{rule.head}.worst'"

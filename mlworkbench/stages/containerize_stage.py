@@ -14,8 +14,10 @@ from ..containers.image import containerize as containerize_bundle
 from ..core.stages import Setting, Source, stage
 
 # %% ../../nbs/stages/3_containerize.ipynb #c005
-def _plan(bundle: str, *, tag: str | None = None, base_image: str | None = None, **others: object) -> Image:
-    return plan_image(bundle_path(bundle, where="containerize"), tag=tag, base_image=base_image)
+def _plan(bundle: str, *, tag: str | None = None, engine: str | None = None, base_image: str | None = None,
+          budget: list[str] | None = None, audit: bool = False, **others: object) -> Image:
+    return plan_image(bundle_path(bundle, where="containerize"), tag=tag, engine=engine, base_image=base_image, budget=budget,
+                      audit=audit)
 
 # %% ../../nbs/stages/3_containerize.ipynb #c007
 @stage("Does it run anywhere, lean and locked down?", makes="image", plan=_plan)
@@ -23,8 +25,10 @@ def containerize(
     bundle: Annotated[str, Source("bundle")] = "latest",
     *,
     tag: str | None = None,
-    engine: Annotated[Literal["docker"] | None, Setting("containers.engine")] = None,
+    budget: list[str] | None = None,
+    engine: Annotated[Literal["docker", "podman", "buildah"] | None, Setting("containers.engine")] = None,
     base_image: Annotated[str | None, Setting("containers.base_image")] = None,
+    audit: bool = False,
 ) -> Image:
     """Build a lean image from a bundle, and prove it.
 
@@ -34,9 +38,14 @@ def containerize(
         which bundle: latest, latest:NAME, run:ID, a tag or a path
     tag
         name and version of the image; none means the bundle's tag
+    budget
+        what must hold of its size, such as ["size_mb <= 400"]
     engine
-        the container engine
+        the container engine: docker, podman or buildah
     base_image
-        image that both build stages start from
+        image that the first stage starts from
+    audit
+        look up known vulnerabilities of its packages (with pip-audit)
     """
-    return containerize_bundle(bundle_path(bundle, where="containerize"), tag=tag, engine=engine, base_image=base_image)
+    return containerize_bundle(bundle_path(bundle, where="containerize"), tag=tag, engine=engine, base_image=base_image,
+                               budget=budget, audit=audit)

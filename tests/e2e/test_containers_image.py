@@ -4,11 +4,14 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import threading
+import time
 from pathlib import Path
 from uuid import uuid4
 
 import httpx
+import psutil
 import pytest
 
 import mlworkbench as mlw
@@ -16,7 +19,7 @@ from mlworkbench.bundling.parity import wait_ready
 from mlworkbench.containers import image as image_module
 from mlworkbench.containers.engine import find_engine, start_container
 from mlworkbench.containers.image import plan_image
-from mlworkbench.core.errors import GateFailed, MissingPart
+from mlworkbench.core.errors import GateFailed, InputError, MissingPart
 from mlworkbench.core.jobs import Job
 from mlworkbench.deployment.keys import add_key
 
@@ -75,8 +78,8 @@ def test_an_image_runs_locked_down_and_answers_as_the_notebook_did(built_image, 
     assert built_image.facts == {"user": "10001, not root", "file system": "read-only", "capabilities": "none",
                                  "health check": "healthy", "mlworkbench inside": "no", "bundle": "as labelled"}
     assert (built_image.proof["labels_differ"], built_image.proof["passed"]) == (0, True)
-    assert built_image.base_mb < built_image.size_mb < 700
-    measured(size_mb=round(built_image.size_mb), base_mb=round(built_image.base_mb))
+    assert 100 < built_image.size_mb < 200
+    measured(size_mb=round(built_image.size_mb), forecast_mb=built_image.summary()["forecast_mb"])
     assert built_image.artifacts()["tag"] == built_image.tag
 
 
@@ -92,11 +95,67 @@ def test_the_index_and_the_certificates_of_this_site_are_not_in_the_image(built_
     history = engine.run("history", "--no-trunc", "--format", "{{.CreatedBy}}", built_image.tag).output
     told = json.dumps(inspect(engine, built_image.tag)) + history
     assert "canary-word" not in told and "index-url" not in told
-    find = ("find / -xdev \\( -name pip.conf -o -path '/run/secrets/*' -o -name pip -o -name tests \\) -print;"
-            " grep -rIl canary-word /opt /bento")
-    inside = engine.run("run", "--rm", "--user", "0", "--entrypoint", "sh", built_image.tag, "-c", find, check=False).output
-    found = [line for line in inside.splitlines() if not line.startswith(("/proc", "/sys", "/usr/lib/python3"))]
-    assert found == []
+    assert "canary-word" not in built_image.sbom + json.dumps(built_image.inventory)
+    inside = engine.run("run", "--rm", "--user", "0", built_image.tag, "python", "-c", LOOK).output
+    found = json.loads(inside.splitlines()[-1])
+    assert found["canary"] == [] and found["programs"] == [] and found["conf"] == []
+
+
+LOOK = """
+import json, os
+def files():
+    for folder in ("/opt", "/bento", "/etc", "/usr", "/var", "/lib", "/tmp", "/root", "/run"):
+        for place, _, names in os.walk(folder):
+            yield from (os.path.join(place, name) for name in names)
+every = list(files())
+holds = lambda path: os.path.isfile(path) and b"canary-word" in open(path, "rb").read()
+print(json.dumps({"canary": [p for p in every if holds(p)], "conf": [p for p in every if p.endswith(("pip.conf", "uv.toml"))],
+                  "programs": [p for p in every if os.path.basename(p) in ("sh", "bash", "apt", "apt-get", "pip", "uv")]}))
+"""
+
+
+def test_the_sizes_add_up_and_each_package_that_was_cut_says_why(built_image):
+    table = next(e.table for e in built_image.evidence() if e.title == "What it weighs").set_index("part")
+    assert table["in the image MB"]["all"] == pytest.approx(built_image.size_mb, rel=0.02)
+    assert built_image.summary()["forecast_mb"] == pytest.approx(built_image.size_mb, rel=0.1)
+    packages = table[table["left out MB"] > 5].drop("all").drop(index=[i for i in table.index if "other packages" in i])
+    assert len(packages) >= 3 and (packages["why"] != "").all()
+    assert "for programs in C" in next(why for part, why in table["why"].items() if part.startswith("onnxruntime"))
+
+
+def test_the_bill_of_materials_names_model_packages_and_system_and_no_build_differs_in_it(built_image, built_bundle):
+    bom = json.loads(built_image.sbom)
+    parts = {component["name"]: component for component in bom["components"]}
+    model = next(c for c in bom["components"] if c["type"] == "machine-learning-model")
+    assert model["hashes"] == [{"alg": "SHA-256", "content": built_bundle.manifest["original"]["sha256"]}]
+    assert set(built_bundle.lock) <= set(parts) and {"cpython", "libc6", "libssl3"} <= set(parts)
+    assert all(parts[name]["version"] == version for name, version in built_bundle.lock.items())
+    hashed = [name for name in built_bundle.lock if len(parts[name].get("hashes", [{"content": ""}])[0]["content"]) == 64]
+    assert len(hashed) == len(built_bundle.lock)
+    assert sum("licenses" in parts[name] for name in built_bundle.lock) >= 0.95 * len(built_bundle.lock)
+    assert "timestamp" not in built_image.sbom
+    assert json.loads(built_image.files()["bom.cdx.json"]) == bom
+
+
+def test_the_bill_of_materials_keeps_to_its_official_schema(built_image):
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(built_image.sbom) is None
+
+
+def test_an_image_over_budget_fails_and_is_not_left_behind(based, built_image, built_bundle, monkeypatch):
+    original = image_module.render_dockerfile
+    monkeypatch.setattr(image_module, "render_dockerfile", lambda *a, **o: original(*a, **o) + 'LABEL another="3"\n')
+    before = engine_images(based, built_bundle)
+    failed = mlw.containerize(built_bundle, tag=built_image.tag, budget=["size_mb <= 400", 'package("numpy") <= 10'])
+    assert (failed.status, failed.artifacts()) == ("failed", {})
+    assert failed.reasons[0].startswith('package("numpy") <= 10 does not hold')
+    with pytest.raises(GateFailed, match="numpy"):
+        failed.check()
+    assert engine_images(based, built_bundle) == before and containers(based, built_bundle) == ""
+    assert inspect(based, built_image.tag)["Id"] == built_image.id
+    assert list(failed.evidence()[0].table["holds"]) == [True, False]
 
 
 def test_the_bundle_in_the_image_is_the_bundle(built_image, built_bundle, engine, tmp_path):
@@ -191,9 +250,10 @@ def test_without_an_engine_the_plan_is_shown_and_what_is_missing(place, built_bu
     assert missing.value.exit_code == 3
     plan = plan_image(built_bundle)
     assert (plan.status, plan.reasons) == ("skipped", (str(missing.value),))
-    assert "FROM ${BASE}" in plan.evidence()[0].text and plan.artifacts() == {}
+    assert "FROM ${BASE}" in plan.evidence()[1].text and plan.artifacts() == {}
     plan.check()
-    assert plan.summary() == {"base_image": "python:3.11-slim"}
+    assert plan.summary() == {"base_image": "python:3.11-slim", "forecast_mb": plan.tiles()["Forecast (MB)"]}
+    assert set(plan.evidence()[0].table["known from"]) <= {"its own environment", ""}
 
 
 def test_an_image_lets_in_who_has_the_key_of_its_environment_or_of_a_mounted_file_and_nobody_else(built_image, engine, tmp_path):
@@ -214,3 +274,117 @@ def test_an_image_lets_in_who_has_the_key_of_its_environment_or_of_a_mounted_fil
         assert key not in container.tail(200) and shop not in container.tail(200)
         told = engine.run("image", "inspect", built_image.tag).output
         assert "MLW_API_KEY" not in told and "MLW_PROBE_TOKEN" not in told
+
+
+# --- other engines: the same bundle, proved in the same way -------------------------------------------------------------
+
+# a machine without systemd and with limits that cannot be raised, as containers and CI often are
+NARROW = {"ENGINE_OPTIONS": "[--runtime, runc]", "BUILD_OPTIONS": "[--isolation, chroot]",
+          "RUN_OPTIONS": "[--ulimit, 'nofile=4096:4096', --ulimit, 'nproc=4096:4096']"}
+
+
+@pytest.fixture
+def podman(place, need, monkeypatch):
+    """Podman with the tests' base image in its own storage."""
+    for name, words in NARROW.items():
+        monkeypatch.setenv(f"MLWORKBENCH_CONTAINERS_{name}", words)
+    for program in ("podman", "buildah", "runc"):
+        need(program, f"Type: apt-get install {program}.")
+    made = subprocess.run(["sh", ROOT / "tests" / "base_image.sh"], capture_output=True, text=True,
+                          env={**os.environ, "DOCKER": "podman"})
+    assert made.returncode == 0, made.stderr
+    monkeypatch.setenv("MLWORKBENCH_CONTAINERS_BASE_IMAGE", "localhost/mlw-base:py311")
+    return find_engine("podman")
+
+
+def test_podman_and_buildah_build_the_same_image_and_leave_nothing_behind(podman, built_bundle, built_image):
+    tag, known = f"mlw-test-{uuid4().hex[:8]}:1", engine_images(podman, built_bundle)
+    try:
+        # buildah's build finds the layers that podman's made
+        made = {name: mlw.containerize(built_bundle, tag=tag, engine=name) for name in ("podman", "buildah")}
+    finally:
+        podman.clean("rmi", "--force", tag)
+    for name, image in made.items():
+        assert image.engine.startswith(name) and image.facts == built_image.facts and image.proof["labels_differ"] == 0
+        assert image.size_mb == pytest.approx(built_image.size_mb, rel=0.05)
+        assert image.sbom == built_image.sbom
+    assert containers(podman, built_bundle) == ""
+    for image in engine_images(podman, built_bundle) - known:  # buildah's took the name from podman's
+        podman.clean("rmi", "--force", image)
+
+
+@pytest.mark.parametrize("engine_of", ["docker", "podman"])
+def test_a_stopped_build_leaves_no_process_no_image_and_no_folder(request, built_bundle, monkeypatch, tmp_path, engine_of):
+    engine = request.getfixturevalue("based" if engine_of == "docker" else "podman")
+    mark, original = f"31.{uuid4().int % 10**6}", image_module.render_dockerfile
+    halted = f"RUN sleep {mark}\nCOPY bento /bento"
+    monkeypatch.setattr(image_module, "render_dockerfile",
+                        lambda *a, **o: original(*a, **o).replace("COPY bento /bento", halted))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = engine_images(engine, built_bundle)
+    job = Job(mlw.containerize, bundle=built_bundle, tag=f"mlw-test-{uuid4().hex[:8]}:1", engine=engine_of).start()
+    wait_until(lambda: running(f"sleep {mark}") or job.state != "running", 240)
+    assert job.state == "running", job.error
+    job.cancel()
+    assert job.wait(60) and job.state == "cancelled" and job.error.exit_code == 130
+    wait_until(lambda: not running(f"sleep {mark}"), 20)
+    assert list(tmp_path.glob("mlworkbench-*")) == []
+    assert engine_images(engine, built_bundle) == before and containers(engine, built_bundle) == ""
+
+
+def running(command: str) -> bool:
+    return any(" ".join(p.info["cmdline"] or ()).endswith(command) for p in psutil.process_iter(["cmdline"]))
+
+
+def wait_until(condition, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it must come about in time"
+        time.sleep(0.2)
+
+
+def test_a_full_disk_is_told_as_one(podman, built_bundle, monkeypatch, tmp_path):
+    small = Path(tempfile.mkdtemp(prefix="mlw-small-", dir="/tmp"))  # podman wants a short name
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=180m", "tmpfs", small], check=True)
+    try:
+        storage = ["--root", f"{small}/root", "--runroot", f"{small}/run", "--runtime", "runc"]
+        monkeypatch.setenv("MLWORKBENCH_CONTAINERS_ENGINE_OPTIONS", json.dumps(storage))
+        program = tmp_path / "podman"
+        program.write_text(f'#!/bin/sh\nexec podman {" ".join(storage)} "$@"\n')
+        program.chmod(0o755)
+        subprocess.run(["sh", ROOT / "tests" / "base_image.sh"], env={**os.environ, "DOCKER": str(program)}, check=True)
+        with pytest.raises(MissingPart, match="must have room for the image, got no space left. Make room") as told:
+            mlw.containerize(built_bundle, tag=f"mlw-test-{uuid4().hex[:8]}:1", engine="podman")
+        assert told.value.exit_code == 3
+    finally:
+        subprocess.run(["podman", *storage, "system", "reset", "--force"], capture_output=True)
+        subprocess.run(["umount", "-l", small], check=True)
+        small.rmdir()
+
+
+@pytest.mark.parametrize(("tag", "base"), [("My Image", None), ("churn;reboot", None), (None, "python 3"), (None, "--privileged"),
+                                           (None, "$(reboot)")])
+def test_names_with_spaces_or_shell_characters_reach_no_engine(place, built_bundle, monkeypatch, tmp_path, tag, base):
+    monkeypatch.setenv("PATH", str(tmp_path))  # there is none to reach
+    with pytest.raises(InputError):
+        mlw.containerize(built_bundle, tag=tag, base_image=base)
+
+
+def test_a_base_image_that_podman_does_not_have_is_refused(podman, built_bundle):
+    with pytest.raises((InputError, MissingPart), match="base image"):
+        mlw.containerize(built_bundle, base_image="localhost/nothing:1", engine="podman")
+
+
+def test_the_same_bundle_gives_the_same_layers(based, built_image, built_bundle, size, monkeypatch):
+    """In `make test` what is done for a bundle is done anew; in `make soak` the whole image, from nothing."""
+    if size("image_rebuilds") > 1:
+        monkeypatch.setenv("MLWORKBENCH_CONTAINERS_BUILD_OPTIONS", "[--no-cache]")
+    original, anew = image_module.render_dockerfile, f"RUN echo {uuid4().hex} >/dev/null\nCOPY bento /bento"
+    monkeypatch.setattr(image_module, "render_dockerfile", lambda *a, **o: original(*a, **o).replace("COPY bento /bento", anew))
+    made = mlw.containerize(built_bundle, tag=f"mlw-test-{uuid4().hex[:8]}:1")
+    try:
+        layers = [inspect(based, image.id)["RootFS"]["Layers"][:3] for image in (built_image, made)]
+        assert layers[0] == layers[1] and len(layers[0]) == 3
+        assert made.sbom == built_image.sbom
+    finally:
+        based.clean("rmi", made.tag)

@@ -19,6 +19,7 @@ from traffic import traffic
 
 from mlworkbench.bundling.build import build_bundle
 from mlworkbench.bundling.verify import bundle_sha256
+from mlworkbench.containers.compose import service_user
 from mlworkbench.containers.engine import Engine
 from mlworkbench.core.errors import GateFailed, InputError, MissingPart
 from mlworkbench.core.jobs import Job
@@ -28,12 +29,11 @@ from mlworkbench.deployment.docker import STEPS
 from mlworkbench.deployment.keys import add_key, keys_file, own_key, revoke_key
 from mlworkbench.deployment.plan import plan_deployment
 from mlworkbench.deployment.proxy import Proxy, places, read_live
-from mlworkbench.deployment.yard import OWN_USER, Yard
+from mlworkbench.deployment.yard import Yard
 from mlworkbench.serving.log import read_records
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ["age", "education", "sex"]
-STRANGER = 4321  # a user of this machine who is not root
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_a_service_is_locked_down_in_bounds_and_reached_through_the_proxy_alone(
     assert (host["NanoCpus"], host["Memory"], host["MemorySwap"], host["PidsLimit"]) == (9 * 10**8, 600 * 2**20, 600 * 2**20, 512)
     assert host["ReadonlyRootfs"] and host["CapDrop"] == ["ALL"] and host["SecurityOpt"] == ["no-new-privileges"]
     assert host["RestartPolicy"]["Name"] == "unless-stopped" and host["LogConfig"]["Config"]["max-size"] == "10m"
-    assert told["Config"]["User"].split(":")[0] == str(OWN_USER if os.getuid() == 0 else os.getuid())
+    assert told["Config"]["User"] == "{}:{}".format(*service_user())
     assert not any(told["NetworkSettings"]["Ports"].values()) and list(told["NetworkSettings"]["Networks"]) == [yard.stem]
     ports = inspected(engine, proxy.id)["NetworkSettings"]["Ports"]
     assert {p["HostIp"] for open_ in ports.values() for p in open_} == {"127.0.0.1"}
@@ -149,8 +149,7 @@ def test_what_the_service_says_comes_through_unchanged_and_its_log_is_the_person
     logged = {r["prediction_id"]: r for r in read_records(served.log_folder, "predictions")}
     assert set(answers["prediction_id"]) <= set(logged)
     assert {r["deployment"] for r in logged.values()} == {"people_1.x"}
-    owner = OWN_USER if os.getuid() == 0 else os.getuid()
-    assert {path.stat().st_uid for path in served.log_folder.iterdir()} == {owner}
+    assert {path.stat().st_uid for path in served.log_folder.iterdir()} == {service_user()[0]}
     assert served.forget(answers["prediction_id"].head(1)) == []
 
 
@@ -165,7 +164,7 @@ def test_a_key_is_good_and_no_good_within_a_second_and_the_container_sees_no_oth
     assert until(lambda: answer(served, "/signature", key).status_code == 401, 3) and time.monotonic() - began < 2
     look = "import os; print(sorted(os.listdir('/run/keys')), os.access('/run/keys', os.W_OK), os.access('/log', os.W_OK))"
     told = engine.run("exec", yard_of(engine, served).services()[0].id, "python", "-c", look).output
-    assert told.strip() == "['keys.json', 'keys.lock'] False True"
+    assert told.strip() == "['keys.json'] False True"
     assert keys_file(folder).stat().st_mode & 0o777 == 0o600
 
 
@@ -258,20 +257,13 @@ def test_another_port_is_moved_to_and_one_in_use_is_refused_with_nothing_made(up
     assert len(engine_parts.of_workspace(engine, workspace().root, "port")) == 3
 
 
-def test_two_workspaces_share_a_name_and_one_belongs_to_another_user(up, engine, bundle, rows, tmp_path, monkeypatch):
+def test_two_workspaces_share_a_name(up, engine, bundle, rows, tmp_path, monkeypatch):
     served, root = up("shared"), workspace().root
     with monkeypatch.context() as patch:
         patch.setenv("MLWORKBENCH_WORKSPACE", str(tmp_path / "other"))
-        folder = workspace().deployments / "shared"
-        folder.mkdir(parents=True)
-        if os.getuid() == 0:
-            os.chown(folder, STRANGER, STRANGER)
         other = deploy(bundle, name="shared", target="docker")
         try:
-            owner = folder.stat().st_uid
             assert other.url != served.url and len(other.predict(rows.head(2))) == 2
-            assert inspected(engine, yard_of(engine, other).services()[0].id)["Config"]["User"].startswith(f"{owner}:")
-            assert {p.stat().st_uid for p in (keys_file(folder), *other.log_folder.iterdir())} == {owner}
         finally:
             stop_deployment("shared")
         assert engine_parts.of_workspace(engine, tmp_path / "other") == []

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +22,8 @@ from handmade_bundle import census, fitted_pipeline, json_rows
 
 import mlworkbench as mlw
 from mlworkbench.core.errors import GateFailed, InputError, MissingPart, NotFound
-from mlworkbench.core.jobs import Job
-from mlworkbench.deployment import journal
+from mlworkbench.core.jobs import Job, check_cancelled
+from mlworkbench.deployment import journal, score
 from mlworkbench.serving.application import Application
 
 MLWORKBENCH = str(Path(sys.executable).with_name("mlworkbench"))
@@ -273,12 +274,49 @@ def test_a_full_disk_is_told_and_what_was_done_stays(bundle, inputs, tmp_path, s
     assert tree(small_disk / "out") == tree(tmp_path / "out")
 
 
+@pytest.fixture
+def slow_hash(monkeypatch):
+    """The input is hashed when the test lets it."""
+    go, asked = threading.Event(), score.hash_table
+
+    def held(table):
+        while not go.wait(0.01):
+            check_cancelled()
+        return asked(table)
+
+    monkeypatch.setattr(score, "hash_table", held)
+    return go
+
+
+def test_what_is_done_before_the_input_is_hashed_is_held_back(bundle, inputs, tmp_path, slow_hash):
+    out, options = tmp_path / "out", {"ids": ["id"], "part_rows": 300}
+    job = Job(mlw.score, model=bundle, input=inputs["people.parquet"], output=out, **options).start()
+    wait_for(lambda: len(list((out / journal.WORK).glob("part-*/predictions.parquet"))) == 7)
+    time.sleep(0.05)
+    assert [p.name for p in out.iterdir()] == [journal.WORK] and job.state == "running"
+    slow_hash.set()
+    assert job.wait(20) and job.state == "done", job.error
+    mlw.score(bundle, inputs["people.parquet"], tmp_path / "two", workers=2, **options)
+    assert tree(out) == tree(tmp_path / "two") and job.result.parts == 7
+
+
+def test_stopped_before_the_input_is_hashed_nothing_is_left(bundle, inputs, tmp_path, slow_hash):
+    out = tmp_path / "out"
+    job = Job(mlw.score, model=bundle, input=inputs["people.parquet"], output=out, ids=["id"], part_rows=300).start()
+    wait_for(lambda: len(list((out / journal.WORK).glob("part-*/predictions.parquet"))) > 2)
+    job.cancel()
+    assert job.wait(20) and job.state == "cancelled" and not out.exists()
+
+
 @pytest.fixture(scope="module")
 def other(home, bundle):
-    """A later bundle of the same name."""
+    """A later bundle of the same name, which keeps all columns but one to itself."""
     X, y = census(500)
     model = fitted_pipeline(X[COLUMNS], y)
-    return mlw.build_bundle(model, name="people", examples=X[COLUMNS], environment="current", golden_rows=16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLWORKBENCH_SERVING_LOG_EXCLUDE", "[sex]")
+        patch.setenv("MLWORKBENCH_SERVING_LOG_HASH", "[age]")
+        return mlw.build_bundle(model, name="people", examples=X[COLUMNS], environment="current", golden_rows=16)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -296,6 +334,37 @@ def test_another_model_or_another_input_is_refused(bundle, other, people, inputs
     with pytest.raises(InputError, match="the same input, got 'people.parquet' changed"):
         mlw.score(bundle, source, tmp_path / "out", **options)
     assert tree(tmp_path / "out") == before
+
+
+SECRET = "Xq7mine"
+
+
+def test_values_of_private_columns_are_in_no_file_and_no_message(other, people, tmp_path):
+    (tmp_path / "in").mkdir()
+    good = people[COLUMNS].iloc[0].to_dict()
+    bad = [{**good, "age": SECRET}, {**good, SECRET: 1}, {**good, "education": "none"}, [SECRET], SECRET]
+    lines = [json.dumps(row) for row in [good, *bad]] + [f'{{"age": {SECRET}']
+    (tmp_path / "in" / "a.jsonl").write_text("\n".join(lines))
+    (tmp_path / "in" / "b.csv").write_text(f"age,education,sex\n{SECRET},9,Male\n36,9\n40,{SECRET}9,{SECRET},{SECRET}\n")
+    pd.DataFrame([{**good, "age": SECRET}]).to_parquet(tmp_path / "in" / "c.parquet")
+    code, out, err = call(other.path, tmp_path / "in", tmp_path / "out")
+    assert code == 0 and "1 of 11 rows predicted, 10 refused" in out, err
+    assert SECRET not in out + err
+    for path in (p for p in (tmp_path / "out").rglob("*") if p.is_file()):
+        assert SECRET.encode() not in path.read_bytes(), path
+    told = [json.loads(line) for path in sorted((tmp_path / "out").glob("*/_quarantine.jsonl")) for line in path.open()]
+    assert {(each["file"], each["row"]) for each in told} == {
+        *(("a.jsonl", i) for i in range(1, 7)), *(("b.csv", i) for i in range(3)), ("c.parquet", 0)}
+    assert [each for each in told if each["file"] == "c.parquet"] == [
+        {"file": "c.parquet", "row": 0, "column": "age", "problem": "must be a number", "got": None}]
+    assert [each["got"] for each in told if each["column"] == "education"] == ["none"]
+
+
+def test_a_table_without_a_header_is_told_without_its_values(bundle, tmp_path):
+    (tmp_path / "people.csv").write_text(f"36,{SECRET},9\n40,Male,9\n")
+    code, out, err = call(bundle.path, tmp_path / "people.csv", tmp_path / "out")
+    assert code == 2 and "its first line must name the columns" in err and "age, education, sex" in err
+    assert SECRET not in out + err and not (tmp_path / "out").exists()
 
 
 def test_a_part_that_was_damaged_is_done_again(bundle, inputs, tmp_path):

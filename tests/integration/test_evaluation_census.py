@@ -133,7 +133,7 @@ def test_the_signature_gives_the_frame_and_the_predictions_back(forest, held_out
 
 
 def test_other_kinds_of_models_are_evaluated_too(people, held_out):
-    X, y = held_out
+    X, y = (table.head(800) for table in held_out)
     words = [c for c in X if X[c].dtype != "float64"]
 
     def after_codes(last, words=words):

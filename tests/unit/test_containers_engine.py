@@ -4,6 +4,7 @@ import json
 import os
 import re
 import stat
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def test_a_stopped_job_is_not_told_as_a_missing_engine(tmp_path, monkeypatch):
 def test_an_image_that_failed_is_removed_unless_a_name_is_left_on_it(tmp_path, tags, removed):
     asked = tmp_path / "asked"
     client(tmp_path / "bin", f'[ "$2" = inspect ] && echo "{tags}"; echo "$@" >> {asked}')
-    with pytest.raises(GateFailed), image._removed_on_failure(engine.Engine(f"{tmp_path}/bin/docker", "27"), "sha256:1f2e"):
+    with pytest.raises(GateFailed), image._removed_unless_named(engine.Engine(f"{tmp_path}/bin/docker", "27"), "sha256:1f2e"):
         raise GateFailed("another answer")
     assert ("rmi sha256:1f2e" in asked.read_text().splitlines()) is removed
     assert "--force" not in asked.read_text()
@@ -86,9 +87,41 @@ def test_the_scripts_of_the_tests_take_no_variable_that_the_program_refuses():
         assert set(re.findall(r"MLWORKBENCH_[A-Z_]+", script.read_text())) <= known, script
 
 
-def test_a_machine_without_an_engine_is_told_how_to_get_one(tmp_path):
-    with pytest.raises(MissingPart, match="must be installed, got none. Install Docker"):
-        engine.find_engine(path=str(tmp_path))
+@pytest.mark.parametrize("name", ["docker", "podman", "buildah"])
+def test_a_machine_without_an_engine_is_told_how_to_get_one(tmp_path, name):
+    with pytest.raises(MissingPart, match=f"must be installed, got none. Install {name.capitalize()}"):
+        engine.find_engine(name, path=str(tmp_path))
+
+
+def test_buildah_builds_and_podman_starts(tmp_path):
+    folder = client(tmp_path / "bin", "exit 1")
+    for name, answer in (("buildah", "exit 1"), ("podman", "echo 4.3.1")):
+        program = tmp_path / "bin" / name
+        program.write_text(f'#!/bin/sh\necho "{name} $@" >> {tmp_path}/asked\n{answer}\n')
+        program.chmod(0o755)
+    found = engine.find_engine("buildah", path=folder)
+    assert (found.program, found.builder, found.version) == (f"{folder}/podman", f"{folder}/buildah", "4.3.1")
+    found.run("build", ".", check=False)
+    found.run("tag", "a", "b")
+    asked = [line.split()[:2] for line in (tmp_path / "asked").read_text().splitlines()]
+    assert asked[1:] == [["buildah", "build"], ["podman", "tag"]]
+    (tmp_path / "bin" / "podman").unlink()
+    with pytest.raises(MissingPart, match="buildah starts no service"):
+        engine.find_engine("buildah", path=folder)
+
+
+def test_words_of_the_settings_reach_the_engine_where_they_belong(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLWORKBENCH_CONTAINERS_ENGINE_OPTIONS", "[--runtime, runc]")
+    monkeypatch.setenv("MLWORKBENCH_CONTAINERS_RUN_OPTIONS", "[--ulimit, 'nofile=4096:4096']")
+    monkeypatch.setenv("MLWORKBENCH_CONTAINERS_BUILD_OPTIONS", "[--isolation, chroot]")
+    folder = client(tmp_path / "bin", f'echo "$@" >> {tmp_path}/asked; echo 127.0.0.1:9')
+    found = engine.Engine(f"{folder}/docker", "4.3", "podman")
+    assert found.build_words == ["--format", "docker", "--isolation", "chroot"]
+    with engine.start_container(found, "churn:1") as container:
+        assert container.url == "http://127.0.0.1:9"
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert all(line.startswith("--runtime runc ") for line in asked) and "--ulimit nofile=4096:4096" in asked[0]
+    assert asked[-1].startswith("--runtime runc rm --force")
 
 
 def test_the_build_is_told_the_sites_index_without_the_folders_of_this_machine():
@@ -102,17 +135,30 @@ def test_the_build_is_told_the_sites_index_without_the_folders_of_this_machine()
     assert "uv.example" in engine.build_pip_conf({"PIP_CONFIG_FILE": os.devnull, "UV_DEFAULT_INDEX": "https://uv.example"})
 
 
+def test_uv_is_told_the_same_as_pip():
+    text = engine.build_uv_conf({
+        "PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "https://me:word@index.example/simple",
+        "PIP_EXTRA_INDEX_URL": "file:///opt/wheels https://more.example", "PIP_FIND_LINKS": "/opt/wheels https://links.example",
+        "PIP_TRUSTED_HOST": "index.example",
+    })
+    assert tomllib.loads(text) == {
+        "index-url": "https://me:word@index.example/simple", "extra-index-url": ["https://more.example"],
+        "find-links": ["https://links.example"], "index-strategy": "unsafe-best-match", "allow-insecure-host": ["index.example"],
+    }
+    assert engine.build_uv_conf({"PIP_CONFIG_FILE": os.devnull}) == ""
+
+
 def test_secrets_lie_in_a_file_of_this_person_alone_and_are_gone_afterwards(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", "https://me:word@index.example/simple")
     (tmp_path / "ca.crt").write_text("certificates")
     monkeypatch.setenv("MLWORKBENCH_CONTAINERS_CA_FILE", str(tmp_path / "ca.crt"))
     monkeypatch.setenv("HTTPS_PROXY", "http://me:word@proxy.example")
     with engine.build_options() as options:
-        path = next(o for o in options if o.startswith("id=pip_conf")).split("src=")[1]
-        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+        paths = [next(o for o in options if o.startswith(f"id={name}")).split("src=")[1] for name in ("pip_conf", "uv_conf")]
+        assert all(stat.S_IMODE(os.stat(path).st_mode) == 0o600 for path in paths)
         assert f"id=ca,src={tmp_path / 'ca.crt'}" in options
         assert "HTTPS_PROXY" in options and not any("word" in o for o in options)
-    assert not os.path.exists(path)
+    assert not any(os.path.exists(path) for path in paths)
 
 
 @pytest.mark.parametrize(("told", "kind", "means"), [
@@ -120,7 +166,12 @@ def test_secrets_lie_in_a_file_of_this_person_alone_and_are_gone_afterwards(tmp_
     ("load metadata for python\nfailed to do request: no such host", MissingPart, "or its registry within reach"),
     ("ERROR: pull access denied, repository does not exist", InputError, "one that the engine has or can get"),
     ("ERROR: No matching distribution found for skops==0.16.0\n", MissingPart, "skops==0.16.0"),
-    ("no space left on device https://me:word@index.example", WorkbenchError, "no space left"),
+    ("write /var/lib: no space left on device https://me:word@index.example", MissingPart, "docker system df"),
+    ("lean-service: it must become ready\nImportError: libgomp.so.1", GateFailed, "libgomp.so.1"),
+    ("error: Because skops==0.16.0 was not found in the registry", MissingPart, "skops==0.16.0 was not found"),
+    ("Error: initializing source docker://x: pinging container registry: connection refused", MissingPart, "within reach"),
+    ("Error: short-name resolution: did not resolve to an alias", InputError, "one that the engine has or can get"),
+    ("something else https://me:word@index.example", WorkbenchError, "something else"),
 ])
 def test_the_engines_complaint_becomes_one_that_can_be_mended(told, kind, means):
     reason = image._reason(WorkbenchError(told), "python:3.13-slim")

@@ -1,8 +1,10 @@
 """Asked for columns, a predictor says what it says to the rows of a request: every task, and rows that the model refuses."""
 
 import copy
+import json
 import math
 import os
+import traceback
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any
@@ -12,11 +14,14 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from sklearn.compose import make_column_transformer
+from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest, RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
+from sklearn.tree import DecisionTreeRegressor
 from zoo import Case, fitted_more, fitted_zoo
 
+from mlworkbench.bundling.convert import convert_estimator
 from mlworkbench.deployment.client import rows_of
 from mlworkbench.deployment.scorer import BatchPredictor
 from mlworkbench.deployment.tables import Batch
@@ -24,6 +29,8 @@ from mlworkbench.model.loading import load_model
 from mlworkbench.model.signature import infer_signature
 from mlworkbench.serving.order import in_order
 from mlworkbench.serving.predictor import Predictor
+from mlworkbench.serving.privacy import make_veil
+from mlworkbench.serving.tensors import tensor_model
 
 
 def cases() -> Iterator[Case]:
@@ -65,6 +72,35 @@ def test_every_model_says_the_same_to_a_batch_and_to_a_request(case: Case):
     assert list(alone.columns) == ["prediction"] and alone.columns["prediction"].to_pylist() == told["predictions"]
 
 
+MANY = 9000  # rows: more than a graph is asked at once
+WORDS = pd.DataFrame({
+    "city": np.array(["Bern", "Rom", None, "Oslo"], dtype=object)[np.arange(MANY) % 4], "age": np.arange(MANY) % 91 * 1.0,
+    "kind": np.arange(MANY) % 3,
+})
+
+
+@pytest.mark.parametrize(("estimator", "labels"), [
+    (LogisticRegression(max_iter=200), ["no", "yes", "so"]), (LogisticRegression(max_iter=200), [3, 1, 2]),
+    (RandomForestClassifier(5, max_depth=4, random_state=0), ["no", "yes", "so"]), (LinearRegression(), None),
+    (HistGradientBoostingClassifier(max_iter=5), [3, 1, 2]), (IsolationForest(n_estimators=5, random_state=0), None),
+    (DecisionTreeRegressor(max_depth=4), None),
+], ids=lambda value: type(value).__name__)
+def test_a_graph_says_the_same_to_a_batch_and_to_a_request(estimator, labels):
+    numbers = (WORDS["kind"] + WORDS["age"] / 30).astype(int) % 3
+    y = numbers * 1.5 if labels is None else np.array(labels)[numbers]
+    encode = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    few = WORDS[:600]
+    model = make_pipeline(make_column_transformer((encode, ["city", "kind"]), remainder="passthrough"), estimator)
+    signature = infer_signature(load_model(model.fit(few, y[:600])), few, y[:600])
+    made = convert_estimator(model, signature)
+    graph = tensor_model(made.content, json.loads(json.dumps(made.about)))
+    expected = Predictor(graph, signature).predict(rows_of(WORDS), "skip")
+    predictor = BatchPredictor(graph, signature)
+    assert predictor.beside and predictor.estimator.matrix.coded
+    found = said(predictor.score_batch(Batch(0, MANY, pa.Table.from_pandas(WORDS))).columns, signature.labels)
+    assert found == {key: expected[key] for key in ("predictions", "probabilities", "decision") if key in expected}
+
+
 @pytest.fixture
 def strict():
     """A model that takes no city but those that it knows."""
@@ -87,6 +123,22 @@ def test_rows_that_the_model_refuses_are_found_as_the_service_finds_them(strict,
         assert scored.columns["prediction"].to_pylist() == [expected["predictions"][i] for i in (0, 2, 4)]
         assert scored.columns["probability_True"].to_pylist() == [expected["probabilities"][i][1] for i in (0, 2, 4)]
         assert scored.flags == {}
+
+
+def test_a_model_that_fails_says_nothing_of_private_rows(strict):
+    class Talking(LinearRegression):
+        def predict(self, X):
+            raise RuntimeError(f"what is {X['city'].tolist()}?")
+
+    model, signature = strict
+    predictor = BatchPredictor(Talking().fit([[1.0], [2.0]], [1, 2]), signature)
+    batch = Batch(0, 1, pa.table({"city": ["Bern"], "age": [1.0]}))
+    with pytest.raises(RuntimeError, match="what is"):
+        predictor.score_batch(batch)
+    predictor.veil = make_veil({"log_exclude": ["city"], "log_hash": []}, signature.names, None)
+    with pytest.raises(RuntimeError, match="(?s)RuntimeError, whose words are left out.* in predict") as told:
+        predictor.score_batch(batch)
+    assert "Bern" not in "".join(traceback.format_exception(told.value))
 
 
 @pytest.mark.parametrize("value", [0.1, 0.5, 0.9])

@@ -1,5 +1,6 @@
 """Tables are cut into the same parts each time, and no row is lost, torn or told twice."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -8,8 +9,17 @@ import pandas as pd
 import pytest
 
 from mlworkbench.core.errors import InputError
-from mlworkbench.deployment.journal import JOB, Output, placing
-from mlworkbench.deployment.tables import Part, cut_parts, find_files, open_table, open_tables, read_batches, scan_lines
+from mlworkbench.deployment.journal import JOB, Output, Places
+from mlworkbench.deployment.tables import (
+    Part,
+    cut_parts,
+    find_files,
+    hash_table,
+    open_table,
+    open_tables,
+    read_batches,
+    scan_lines,
+)
 
 
 def rows_of(path: Path, part_rows: int, columns: list[str]) -> list[dict]:
@@ -93,34 +103,58 @@ def job(**changes) -> dict:
 
 
 def test_a_part_that_two_did_is_there_once(tmp_path):
-    output, part = Output(tmp_path / "out", job()), Part(0, 0, 0, 1)
+    output, part = Output(tmp_path / "out"), Part(0, 0, 0, 1)
     with output.opened():
+        places = Places(output.folder, output.begin(job()))
         for text in ("first", "other"):
-            with placing(output.folder, output.id, part) as (folder, record):
+            with places.placing(part) as (folder, record):
                 (folder / "predictions.csv").write_text(text)
         assert (output.folder / part.name / "predictions.csv").read_text() == "first"
         assert output.record(part)["part"] == 0
 
 
 def test_a_part_of_another_job_does_not_count(tmp_path):
-    output, part = Output(tmp_path / "out", job()), Part(0, 0, 0, 1)
+    output, part = Output(tmp_path / "out"), Part(0, 0, 0, 1)
     with output.opened():
-        with placing(output.folder, "another", part) as (folder, record):
+        output.begin(job())
+        with Places(output.folder, "another").placing(part) as (folder, record):
             (folder / "predictions.csv").write_text("")
         assert output.record(part) is None and not (output.folder / part.name).exists()
 
 
 def test_a_folder_that_was_not_begun_is_left_as_it_was(tmp_path):
-    output = Output(tmp_path / "new" / "out", job())
+    output = Output(tmp_path / "new" / "out")
     with pytest.raises(KeyboardInterrupt), output.opened():
-        (output.folder / JOB).unlink()
+        with Places(output.folder, None).placing(Part(0, 0, 0, 1)) as (folder, record):
+            (folder / "predictions.csv").write_text("whole, but of no job")
         raise KeyboardInterrupt
     assert not output.folder.exists()
 
 
 def test_a_job_of_another_version_of_a_library_is_refused(tmp_path):
-    with Output(tmp_path / "out", job(versions={"numpy": "2.0"})).opened():
-        pass
-    with pytest.raises(InputError, match="the same versions, got numpy '2.0' then and '2.1' now"):
-        with Output(tmp_path / "out", job(versions={"numpy": "2.1"})).opened():
-            pass
+    output = Output(tmp_path / "out")
+    with output.opened():
+        output.begin(job(versions={"numpy": "2.0"}))
+    with output.opened(), pytest.raises(InputError, match="the same versions, got numpy '2.0' then and '2.1' now"):
+        output.begin(job(versions={"numpy": "2.1"}))
+    assert (output.folder / JOB).exists()
+
+
+def test_a_file_that_changes_while_it_is_hashed_is_refused(tmp_path):
+    path = tmp_path / "a.parquet"
+    pd.DataFrame({"x": [1.0]}).to_parquet(path)
+    table = open_table("a.parquet", path)
+    assert hash_table(table).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    pd.DataFrame({"x": [2.0, 3.0]}).to_parquet(path)
+    with pytest.raises(InputError, match="it must stay as it was"):
+        hash_table(table)
+    path.unlink()
+    with pytest.raises(InputError, match="a Parquet table that can be read, got No such file"):
+        hash_table(table)
+
+
+def test_a_header_without_names_is_not_repeated(tmp_path):
+    (tmp_path / "a.csv").write_text("Ada,36,36\nBob,7,8\n")
+    with pytest.raises(InputError, match="one name for the columns 2 and 3") as told:
+        open_table("a.csv", tmp_path / "a.csv")
+    assert "36" not in str(told.value) and "Ada" not in str(told.value)

@@ -22,7 +22,7 @@ from mlworkbench.serving.methods import Asker
 from mlworkbench.serving.predictor import Predictor
 from mlworkbench.serving.protocols import Protocols
 from mlworkbench.serving.runtimes import load_estimator
-from mlworkbench.serving.tensors import Matrix, tensor_model
+from mlworkbench.serving.tensors import Coded, Matrix, tensor_model
 from mlworkbench.serving.words import Words
 
 X = pd.DataFrame(np.random.default_rng(0).normal(size=(120, 3)), columns=["a", "b c", "größe"])
@@ -47,6 +47,8 @@ def test_a_column_is_read_as_its_reader_says_one_by_one_and_together(reader, val
     alone = [matrix({"c": [value]}, 1)[0, 0] for value in values]
     np.testing.assert_array_equal(together, numbers)
     np.testing.assert_array_equal(alone, numbers)
+    coded = Coded([*values, None], np.arange(len(values)))
+    np.testing.assert_array_equal(matrix({"c": coded[1:]}, len(values) - 1)[:, 0], numbers[1:])
 
 
 @pytest.mark.parametrize(("reader", "value", "told"), [
