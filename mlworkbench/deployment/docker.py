@@ -163,6 +163,9 @@ def prove_places(url: str, colour: str, secret: str, request: Request) -> dict[s
 # %% ../../nbs/63_deployment.docker.ipynb #c011
 def clear(yard: Yard, leave_s: float) -> tuple[str, int] | None:
     """Colour and number of the containers that serve; all others of the deployment are ended. None: nothing serves."""
+    if not network_range(yard):  # somebody took it away: what was in it reaches nobody
+        yard.remove(yard.pieces())
+        return None
     live, count = read_live(yard.folder / "proxy")
     services, proxies = yard.services(), [Proxy(yard.engine, piece.id) for piece in yard.proxies() if piece.running]
     lives = bool(live) and any(piece.place.startswith(live) for piece in services)

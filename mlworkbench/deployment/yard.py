@@ -96,8 +96,7 @@ class Yard:
         found = self.engine.run("ps", "--all", "--quiet", "--no-trunc", *self._filters).output.split()
         if not found:
             return []
-        told = self.engine.run("container", "inspect", "--format", "{{json .}}", *found, check=False).output
-        return [_piece(json.loads(line)) for line in told.splitlines() if line.startswith("{")]  # one may be gone by now
+        return [_piece(each) for each in _first_list(self.engine.run("container", "inspect", *found, check=False).output)]
 
     def services(self, colour: str = "") -> list[Piece]:
         """Its services, of one colour or all."""
@@ -110,11 +109,17 @@ class Yard:
     def remove(self, pieces: Sequence[Piece]) -> None:
         """End containers at once; what they answered is in the log by then."""
         if pieces:
-            self.engine.run("rm", "--force", "--volumes", *(piece.id for piece in pieces), check=False)
+            at_once = ["--time", "0"] if self.engine.name == "podman" else []  # which asks nicely first, otherwise
+            self.engine.run("rm", "--force", "--volumes", *at_once, *(piece.id for piece in pieces), check=False)
 
     def tail(self, piece: Piece, lines: int = 15) -> str:
         """The last lines of a container's output."""
         return self.engine.run("logs", "--tail", str(lines), piece.id, check=False).output
+
+
+def _first_list(text: str) -> list[dict[str, Any]]:
+    """The list in an engine's answer, beside which it may say that something is gone by now."""
+    return json.JSONDecoder().raw_decode(text[text.index("["):])[0] if "[" in text else []
 
 
 def _piece(told: Mapping[str, Any]) -> Piece:
@@ -124,7 +129,8 @@ def _piece(told: Mapping[str, Any]) -> Piece:
 # %% ../../nbs/63_deployment.yard.ipynb #c009
 def machine_size(engine: Engine) -> tuple[int, float]:
     """Cores, and megabytes of memory, of the machine that an engine runs on."""
-    told = json.loads(engine.run("info", "--format", "{{json .}}").output.splitlines()[-1])
+    text = engine.run("info", "--format", "{{json .}}").output
+    told = json.JSONDecoder().raw_decode(text[text.index("{"):])[0]
     host = told.get("host", {})
     return int(told.get("NCPU") or host.get("cpus") or 1), (told.get("MemTotal") or host.get("memTotal") or math.inf) / 1e6
 
@@ -167,7 +173,7 @@ def network_range(yard: Yard) -> str:
     told = yard.engine.run("network", "inspect", yard.stem, check=False)
     if told.code:
         return ""
-    found = json.loads(told.output[told.output.index("["):])[0]
+    found = _first_list(told.output)[0]
     ranges = found.get("subnets") or found.get("IPAM", {}).get("Config") or []
     told = [r.get("subnet") or r.get("Subnet") or "" for r in ranges]
     return next((subnet for subnet in told if subnet and ":" not in subnet), "")
