@@ -29,6 +29,30 @@ def docker() -> Engine:
     return found
 
 
+# a machine without systemd and with limits that cannot be raised, as containers and CI often are
+NARROW = {
+    "MLWORKBENCH_CONTAINERS_ENGINE_OPTIONS": "[--runtime, runc]", "MLWORKBENCH_CONTAINERS_BUILD_OPTIONS": "[--isolation, chroot]",
+    "MLWORKBENCH_CONTAINERS_RUN_OPTIONS": "[--ulimit, 'nofile=4096:4096', --ulimit, 'nproc=4096:4096']",
+    "MLWORKBENCH_CONTAINERS_BASE_IMAGE": "localhost/mlw-base:py311",
+    "MLWORKBENCH_DEPLOYMENT_PROXY_IMAGE": "localhost/mlw-proxy:debian",
+}
+
+
+def podman() -> Engine:
+    """Podman with the tests' images, which Docker made."""
+    docker()
+    try:
+        found = find_engine("podman")
+        for script in ("base_image.sh", "proxy_image.sh"):
+            subprocess.run(["sh", TESTS / script], check=True, env={**os.environ, "DOCKER": "podman"}, capture_output=True)
+        problem = ""
+    except MissingPart as missing:
+        problem = str(missing)
+    if problem:
+        (pytest.fail if os.environ.get("MLWORKBENCH_REQUIRE") == "all" else pytest.skip)(problem)
+    return found
+
+
 def of_workspace(engine: Engine, root: Path, deployment: str = "") -> list[str]:
     """Containers and networks that a workspace has in an engine, all or those of one deployment; running or not."""
     filters = ["--filter", f"label={OURS}.workspace={workspace_label(root / 'deployments' / 'x')}"]

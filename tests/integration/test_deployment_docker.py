@@ -1,5 +1,6 @@
 """Deployments as containers: locked down, in bounds, behind a proxy that alone has a port, and nothing of them left behind."""
 
+import http.client
 import json
 import os
 import signal
@@ -111,6 +112,19 @@ def answer(served: Deployment, route: str, key: str = "", **options) -> httpx.Re
     return httpx.request(method, served.url + route, headers=headers, trust_env=False, timeout=30, **options)
 
 
+def announced(served: Deployment, key: str, size: int) -> tuple[int, str]:
+    """What is answered to the head of a request whose body would have that size."""
+    connection = http.client.HTTPConnection(served.url.removeprefix("http://"), timeout=30)
+    connection.putrequest("POST", "/predict")
+    for name, value in (("content-type", "application/json"), ("content-length", str(size)), ("x-api-key", key)):
+        connection.putheader(name, value)
+    connection.endheaders()
+    told = connection.getresponse()
+    found = told.status, json.loads(told.read())["errors"][0]["problem"]
+    connection.close()
+    return found
+
+
 def test_a_service_is_locked_down_in_bounds_and_reached_through_the_proxy_alone(people, engine, rows):
     served, yard = people, yard_of(engine, people)
     (service,), (proxy,) = yard.services(), yard.proxies()
@@ -142,8 +156,7 @@ def test_what_the_service_says_comes_through_unchanged_and_its_log_is_the_person
         direct, through = (httpx.get(base + route, **asked) for base in (f"http://{place}:3000", served.url))
         assert (through.status_code, through.content) == (direct.status_code, direct.content)
         assert set(through.headers) == set(direct.headers) and through.headers["x-request-id"] == "mine-1"
-    large = answer(served, "/predict", method="POST", content=b"x" * (17 * 2**20), headers={"content-type": "application/json"})
-    assert large.status_code == 413 and "Send fewer rows a request" in large.text
+    assert announced(served, key, 17 * 2**20) == (413, "the body must be at most 16777216 bytes. Send fewer rows a request")
     answers = served.predict(rows.head(20))
     assert served.feedback(dict.fromkeys(answers["prediction_id"], "yes")) == {"accepted": 20, "unknown": []}
     logged = {r["prediction_id"]: r for r in read_records(served.log_folder, "predictions")}
@@ -315,3 +328,21 @@ def test_limits_that_the_machine_cannot_give_are_refused_before_anything_is_made
     with pytest.raises(InputError, match=told):
         up("limits", **options)
     assert engine_parts.of_workspace(engine, workspace().root, "limits") == []
+
+
+def test_podman_runs_the_same_and_leaves_nothing(bundle, rows, monkeypatch):
+    for name, value in engine_parts.NARROW.items():
+        monkeypatch.setenv(name, value)
+    engine, root = engine_parts.podman(), workspace().root
+    try:
+        served = deploy(bundle, name="pod", target="podman", memory_mb=600)
+        assert served.status()["state"] == "running" and len(served.predict(rows.head(2))) == 2
+        assert plan_deployment(bundle, name="pod", target="podman", memory_mb=600).plan.action == "nothing"
+        after = deploy(bundle, name="pod", target="podman", memory_mb=600, workers=2)
+        assert after.url == served.url and len(after.predict(rows.head(2))) == 2
+        assert len(engine_parts.of_workspace(engine, root, "pod")) == 3 and "initialized" in after.logs(50)
+    finally:
+        if workspace().ledger.get("deployment", "pod"):
+            stop_deployment("pod")
+        engine.clean("rmi", "--force", *engine_parts.images_of(engine, bundle_sha256(Path(bundle))))
+    assert engine_parts.of_workspace(engine, root) == []
