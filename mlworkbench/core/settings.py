@@ -81,6 +81,7 @@ RUNNING = {
     "deployment.timeout_s": Key(Positive, "seconds a service may take to become ready"),
     "deployment.tls_certificate": Key(str, "file with a local service's certificate (PEM); empty: no TLS"),
     "deployment.tls_key": Key(str, "file with the private key of that certificate (PEM, without a passphrase)"),
+    "deployment.proxy_image": Key(str, "image of the HAProxy that stands before the containers of a deployment"),
     "deployment.kubernetes_context": Key(str, "context of the kubeconfig; empty: its current one"),
     "deployment.kubernetes_namespace": Key(str, "namespace; empty: that of the context"),
     "deployment.kubernetes_image": Key(str, "image that others built and pushed, such as registry.example.com/{name}:{version}; "

@@ -151,6 +151,8 @@ class Target:
 GROUP = "mlworkbench.targets"
 BUILT_IN = {
     "local": "mlworkbench.deployment.local:LocalTarget",
+    "docker": "mlworkbench.deployment.docker:DockerTarget",
+    "podman": "mlworkbench.deployment.docker:PodmanTarget",
     "compose": "mlworkbench.deployment.compose:ComposeTarget",
     "kubernetes": "mlworkbench.deployment.kubernetes:KubernetesTarget",
 }

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import engine_parts
 import pandas as pd
 import pytest
 from handmade_bundle import census, fitted_pipeline
+from kube_server import KubeServer
 from traffic import traffic
 
 from mlworkbench.bundling.build import build_bundle
@@ -56,6 +58,11 @@ def _local(name: str) -> list[str]:
     return [str(r) for r in lives] + [str(d) for d in doors(folder) if ask_door(d)]
 
 
+def _docker() -> Place:
+    engine = engine_parts.docker()
+    return Place("docker", {}, lambda name: engine_parts.of_workspace(engine, workspace().root, name), 3)
+
+
 def _compose() -> Place:
     """Proxy and service; what watches them has its own test."""
     try:
@@ -69,11 +76,32 @@ def _compose() -> Place:
     return Place("compose", {}, lambda name: sorted(Project(workspace().deployments / name).ids()), 2)
 
 
+DOUBLE: list[KubeServer] = []  # the test double of a cluster
+
+
+def _kubernetes(name: str) -> list[str]:
+    found = [one for kind in ("Deployment", "Pod", "Service") for one in DOUBLE[0].of(kind)]
+    mine = [one for one in found if one["metadata"]["annotations"]["mlworkbench.org/deployment"] == name]
+    return sorted(f"{one['kind']} of {one['metadata']['annotations']['org.mlworkbench.bundle.sha256']}" for one in mine)
+
+
 SETTINGS = {
-    "CONTAINERS_BASE_IMAGE": "mlw-base:py311", "CONTAINERS_PROXY_IMAGE": "mlw-part-haproxy:1", "CONTAINERS_RATE_LIMIT": "0",
-    "CONTAINERS_PROMETHEUS_IMAGE": "", "CONTAINERS_ALERTMANAGER_IMAGE": "", "CONTAINERS_GRAFANA_IMAGE": "",
+    "CONTAINERS_PROXY_IMAGE": "mlw-part-haproxy:1", "CONTAINERS_RATE_LIMIT": "0", "CONTAINERS_PROMETHEUS_IMAGE": "",
+    "CONTAINERS_ALERTMANAGER_IMAGE": "", "CONTAINERS_GRAFANA_IMAGE": "",
+    "DEPLOYMENT_KUBERNETES_IMAGE": "registry.test/{name}:{version}",
 }
-PLACES = {"local": lambda: Place("local", {"environment": "current"}, _local, 2), "compose": _compose}
+PLACES = {
+    "local": lambda: Place("local", {"environment": "current"}, _local, 2), "docker": _docker, "compose": _compose,
+    "kubernetes": lambda: Place("kubernetes", {}, _kubernetes, 3),
+}
+OFTEN = ("local", "docker")  # where `make test` kills and loads; `make soak` does everywhere
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every check over every target."""
+    if "place" in metafunc.fixturenames:
+        heavy = {"size", "measured"} & set(metafunc.fixturenames) and not os.environ.get("MLW_SOAK")
+        metafunc.parametrize("place", OFTEN if heavy else list(PLACES), indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -89,17 +117,18 @@ def bundles(tmp_path_factory, rows) -> Iterator[list[str]]:
         patch.setenv("MLWORKBENCH_WORKSPACE", str(folder / "workspace"))
         patch.setenv("BENTOML_HOME", str(folder / "bentoml"))
         patch.delenv("MLWORKBENCH_SETTINGS", raising=False)
-        for name, value in SETTINGS.items():
-            patch.setenv(f"MLWORKBENCH_{name}", value)
+        for name, value in [*engine_parts.SETTINGS.items(), *((f"MLWORKBENCH_{word}", told) for word, told in SETTINGS.items())]:
+            patch.setenv(name, value)
         y = census(600)[1]
         models = [fitted_pipeline(rows, y), fitted_pipeline(rows, y, trees=3)]
         found = [build_bundle(m, name="people", examples=rows, environment="current", golden_rows=16).path for m in models]
-        yield [*found, wrong(found[1], folder)]
-        for path in found if shutil.which("docker") else ():  # the images that were made of them
-            label = f"label=org.mlworkbench.bundle.sha256={bundle_sha256(Path(path))}"
-            told = subprocess.run(["docker", "image", "ls", "--quiet", "--filter", label], capture_output=True, text=True)
-            if images := told.stdout.split():
-                subprocess.run(["docker", "rmi", "--force", *images], capture_output=True)
+        every = [*found, wrong(found[1], folder)]
+        with KubeServer(folder / "pods", {bundle_sha256(Path(one)): Path(one) for one in every}) as double:
+            patch.setenv("KUBECONFIG", str(double.kubeconfig(folder / "kubeconfig")))
+            patch.setenv("MLWORKBENCH_DEPLOYMENT_KUBERNETES_URL", double.front.replace("127.0.0.1", "localhost"))
+            DOUBLE[:] = [double]
+            yield every
+        engine_parts.remove_images([bundle_sha256(Path(path)) for path in found])
 
 
 def wrong(bundle: str, folder: Path) -> str:
@@ -118,7 +147,7 @@ def wrong(bundle: str, folder: Path) -> str:
     return str(copy)
 
 
-@pytest.fixture(params=PLACES)
+@pytest.fixture
 def place(request, bundles) -> Iterator[Place]:
     """Each target; whatever a test leaves running there under its own name is ended, and nothing may be left then."""
     here = PLACES[request.param]()
