@@ -29,7 +29,8 @@ from .style import style_element, themed
 class Verb:
     """Something that can be done about a row.
 
-    `act` returns what to show: a sentence, or a list of `Evidence`; `confirm` is asked before; `why_not` says why it cannot be done now.
+    `act` returns what to show: a sentence, or a list of `Evidence`; `confirm` is asked before; `why_not` says why it cannot
+    be done now.
     """
 
     word: str
@@ -128,7 +129,8 @@ class BoardRow:
                 self.verbs.children = [self._button(verb.word) for verb in row.verbs]
             for verb in row.verbs:
                 button = self.buttons[verb.word]
-                button.disabled, button.tooltip = bool(verb.why_not) or self.busy, verb.why_not or verb.help or f"{verb.word}: {row.name}"
+                button.disabled = bool(verb.why_not) or self.busy
+                button.tooltip = f"{row.name}: {verb.why_not or verb.help or verb.word}"
 
     def _button(self, word: str) -> Any:
         import ipywidgets as w
@@ -206,7 +208,8 @@ class Board:
         self.title, self.empty, self.period_s, self.message = title, empty, period_s, ""
         self.found: list[Row] | None = None  # the rows as they were last seen
         self.rows: dict[str, BoardRow] = {}
-        self._source, self._follower, self._lock, self._closed = source, None, threading.RLock(), threading.Event()
+        self._source, self._lock, self._closed = source, threading.RLock(), threading.Event()
+        self._follower, self._looking, self._again, self._drawn = None, False, False, None
 
     def __getitem__(self, name: str) -> BoardRow:
         """The row of that name."""
@@ -215,7 +218,7 @@ class Board:
     @functools.cached_property
     def view(self) -> "BoardView":
         """The widgets; from now on the board looks again by itself."""
-        view = BoardView(self)
+        self._drawn = view = BoardView(self)
         former = Board._shown.get(self.title)
         Board._shown[self.title] = self
         if former is not None:
@@ -224,23 +227,33 @@ class Board:
         return view
 
     def refresh(self) -> Job:
-        """Look again; returns the job, the one at work if there is one."""
+        """Look again; returns the job. While a look is under way, one more follows it: what it saw may be old by then."""
         with self._lock:
-            if self._follower is None or self._follower.job.state != "running":
-                self._follower = Follower(Job(self._source), lambda *_: None, self._seen).start()
-            return self._follower.job
+            self._again = self._looking
+            return self._follower.job if self._looking else self._look()
+
+    def _look(self) -> Job:
+        self._looking, self._again = True, False
+        self._follower = Follower(Job(self._source), lambda *_: None, self._seen, 0.05).start()
+        return self._follower.job
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the rows are drawn; False when `timeout_s` passed first."""
-        return self._follower is None or self._follower.join(timeout_s)
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        while (follower := self._follower) is not None:
+            if not follower.join(None if end is None else max(0.0, end - time.monotonic())):
+                return False
+            if follower is self._follower:
+                break
+        return True
 
     def close(self) -> None:
         """Stop looking, and take the widgets away."""
         self._closed.set()
         if Board._shown.get(self.title) is self:
             del Board._shown[self.title]
-        if "view" in vars(self):
-            self.view.widget.close()
+        if self._drawn is not None:
+            self._drawn.widget.close()
 
     def _keep_looking(self, view: "BoardView") -> None:
         while not self._closed.is_set() and view.widget.comm is not None:  # a closed widget has none
@@ -249,11 +262,17 @@ class Board:
             self._closed.wait(self.period_s)
 
     def _seen(self, job: Job, seconds: float) -> None:
-        self.message = "" if job.error is None else explain(job.error)
-        if job.error is None:
-            self.found = list(job.result)
-        if "view" in vars(self) and not self._closed.is_set():
-            self.view.show(self)
+        try:
+            self.message = "" if job.error is None else explain(job.error)
+            if job.error is None:
+                self.found = list(job.result)
+            if self._drawn is not None and not self._closed.is_set():
+                self._drawn.show(self)
+        finally:
+            with self._lock:
+                self._looking = False
+                if self._again and not self._closed.is_set():
+                    self._look()
 
     def html(self) -> str:
         """The rows as they are, or were last seen, as HTML without its style sheet."""

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..core.errors import Cancelled, GateFailed, InputError, WorkbenchError
+from ..core.errors import Cancelled, GateFailed, InputError, NotFound, WorkbenchError
 from ..core.jobs import Job
 from ..core.results import Result
 from ..core.stages import Stage
@@ -238,7 +238,12 @@ class LookingAhead:
             answers, values = self._read(self.view.adviser.form), self._read(self.form)
             if answers is None or values is None:
                 return None
-            return self._work(lambda: self.adviser.ask(answers, values), "planning", functools.partial(self._advised, self.state))
+
+            def work() -> tuple[Result, Mapping[str, Any]]:
+                advice = self.adviser.ask(answers, values)
+                return advice, self.adviser.fills(advice)
+
+            return self._work(work, "planning", functools.partial(self._advised, self.state))
 
     def go_on(self) -> Job | None:
         """Answer the question with yes: run with the values that it was asked for."""
@@ -253,31 +258,30 @@ class LookingAhead:
                 self._change(self.state, "Left as it is: nothing was done.", None, self.result)
 
     def _look(self, values: Mapping[str, Any], ask: bool) -> Job:
+        def work() -> tuple[Result, str]:
+            planned = self.stage.plan(**values)
+            return planned, self.asks(planned) if ask else ""
+
         self._forget()
-        end = functools.partial(self._seen, self.state, values, ask)
-        return self._work(lambda: self.stage.plan(**values), "planning", end)
+        return self._work(work, "planning", functools.partial(self._seen, self.state, values, ask))
 
     def _seen(self, before: str, values: Mapping[str, Any], ask: bool, job: Job, seconds: float) -> None:
-        """Show the plan that a job made; `ask`: a run is wanted, and only a question stops it."""
-        if ask and job.error is not None and not isinstance(job.error, Cancelled):
+        """Show the plan that a job made; `ask`: a run is wanted, and only a question or an error stops it."""
+        planned, asked = job.result or (None, "")
+        if ask and not asked and (job.error is None or isinstance(job.error, NotFound)):
             self.state = before
             self._start_run(values)
             return
-        asked = self.asks(job.result) if ask and job.error is None else ""
-        if ask and job.error is None and not asked:
-            self.state = before
-            self._start_run(values)
-            return
-        self.planned, self.question, self._looked = job.result, asked, values
-        words = asked or ("" if job.error is None else explain(job.error))
-        self._ended(job, before, seconds, words)
+        self.planned, self.question, self._looked = planned, asked, values
+        self._ended(job, before, seconds, asked or ("" if job.error is None else explain(job.error)))
 
     def _advised(self, before: str, job: Job, seconds: float) -> None:
         words = explain(job.error) if job.error else ""
         if job.error is None:
-            filled, left = fill(self.form, self.adviser.fills(job.result))
+            advice, values = job.result
+            filled, left = fill(self.form, values)
             self._forget()
-            self.advice = job.result
+            self.advice = advice
             words = f"Filled in: {', '.join(filled)}." if filled else "Nothing was filled in."
             words = " ".join([words, *left])
         self._ended(job, before, seconds, words)
@@ -356,8 +360,8 @@ class StagePanel(LookingAhead, Working, Displayed):
     def run(self) -> Job | None:
         """Start the stage with the form's values; returns the job, the running one if there is one.
 
-        A wrong field starts nothing: None is returned, and `message` says what is wrong. Where the run would replace something, the
-        plan comes first, and `question` asks; `go_on` and `leave` answer.
+        A wrong field starts nothing: None is returned, and `message` says what is wrong. Where the run would replace something,
+        the plan comes first, and `question` asks; `go_on` and `leave` answer.
         """
         with self._lock:
             if self.state in BUSY:
