@@ -164,8 +164,11 @@ class BoardRow:
         return self._follower is None or self._follower.join(timeout_s)
 
     def _do(self, verb: Verb) -> Job:
+        def act() -> Any:
+            return verb.act()
+
         self.question.ask("")
-        self.result, self.message, self.job = None, "", Job(verb.act)
+        self.result, self.message, self.job = None, "", Job(act)
         draw = functools.partial(self._working, verb.word)
         self._follower = Follower(self.job, draw, self._end, 0.2).start()
         self.update(self.row)
@@ -233,8 +236,11 @@ class Board:
             return self._follower.job if self._looking else self._look()
 
     def _look(self) -> Job:
+        def look() -> Sequence[Row]:
+            return self._source()
+
         self._looking, self._again = True, False
-        self._follower = Follower(Job(self._source), lambda *_: None, self._seen, 0.05).start()
+        self._follower = Follower(Job(look), lambda *_: None, self._seen, 0.05).start()
         return self._follower.job
 
     def wait(self, timeout_s: float | None = None) -> bool:

@@ -284,12 +284,12 @@ AHEAD = """
 .mlw .mlw-ask > .widget-html { flex: 1 1 220px; width: auto; font-weight: 500; overflow-wrap: anywhere; }
 .mlw .mlw-answers { display: flex; gap: 8px; width: auto; flex: 0 0 auto; }
 .mlw .mlw-adviser { gap: 12px; width: auto; padding-bottom: 12px; border-bottom: 1px solid var(--mlw-line); }
-.mlw .mlw-adviser .widget-button.mlw-more { color: var(--mlw-ink); font-weight: 600; }
+.mlw .mlw-adviser .widget-button.mlw-more { margin-left: -4px; color: var(--mlw-ink); font-weight: 600; }
 """
 
 # %% ../../nbs/75_panels.style.ipynb #c022
 BOARD = """
-.mlw .mlw-board, .mlw.mlw-board { padding: 16px 20px; width: auto; }
+.mlw .mlw-board, .mlw.mlw-board { padding: 16px 20px 10px; width: auto; }
 .mlw .mlw-board { border-top: 1px solid var(--mlw-line); max-width: none; }
 .mlw .mlw-boardhead { display: flex; align-items: center; justify-content: space-between; width: auto; }
 .mlw .mlw-board h3 { margin: 0; padding: 0; }

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -29,7 +30,7 @@ class Place:
     def verbs(self, name, state):
         idle = "It does not run." if state == "stopped" else ""
         return (Verb("Logs", lambda: [Evidence("Last", text=HOSTILE)]), Verb("Break", self.fail),
-                Verb("Stop", lambda: self.stop(name), "Stop it?", why_not=idle))
+                Verb("Stop", partial(self.stop, name), "Stop it?", why_not=idle))
 
     def stop(self, name):
         assert self.may_stop.wait(10)
