@@ -72,8 +72,8 @@ def try_it(name: str) -> list[Evidence]:
     told = pd.DataFrame({"answer": list(answer.columns), "value": [str(v) for v in answer.iloc[0]]})
     curl = next(piece for piece in found.evidence() if piece.title == "Try it")
     note = "A request like any other: it stands in the prediction log."
-    return [Evidence("It answers", table=told, note=note), Evidence("Asked with the first golden row", table=asked),
-            Evidence("The same from a terminal", text=curl.text)]
+    return [Evidence("It answers", table=told, note=note), Evidence("The same from a terminal", text=curl.text),
+            Evidence("The first golden row", table=asked, chapter="What was asked")]
 
 
 def _stop(name: str) -> str:

@@ -121,6 +121,7 @@ def test_the_deploy_panel_plans_asks_runs_and_shows_what_runs(stages, open_lab, 
     lab.shot("deploy-stop-dark", panel)
     assert lab.hard_to_read(panel) == [] and lab.clipped(panel) == []
     lab.press("Go on", row)
+    row.locator(".mlw-said", has_text="was stopped").wait_for()
     row.locator(".mlw-chip", has_text=re.compile("^stopped$")).wait_for()
     assert row.get_by_role("button", name="Try it").is_disabled()
     lab.page.set_viewport_size({"width": 620, "height": 1000})
