@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal
 from ..core.errors import WorkbenchError, check_known
 from ..core.evidence import pieces_html
 from ..core.jobs import Job
-from .progress import Follower
+from .progress import Follower, join_last
 from .question import Question
 from .stage_panel import explain, is_headless
 from .style import style_element, themed
@@ -245,13 +245,7 @@ class Board:
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the rows are drawn; False when `timeout_s` passed first."""
-        end = None if timeout_s is None else time.monotonic() + timeout_s
-        while (follower := self._follower) is not None:
-            if not follower.join(None if end is None else max(0.0, end - time.monotonic())):
-                return False
-            if follower is self._follower:
-                break
-        return True
+        return join_last(lambda: self._follower, timeout_s)
 
     def close(self) -> None:
         """Stop looking, and take the widgets away."""

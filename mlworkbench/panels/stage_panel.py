@@ -23,7 +23,7 @@ from ..core.results import Result
 from ..core.stages import Stage
 from .adviser import Adviser, AdviserView, fill
 from .form import Form, facts_html, to_text
-from .progress import Follower, ProgressView, duration
+from .progress import Follower, ProgressView, duration, join_last
 from .question import Question
 from .style import style_element, themed
 
@@ -381,13 +381,7 @@ class StagePanel(LookingAhead, Working, Displayed):
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the work has ended and is drawn; False when `timeout_s` passed first."""
-        end = None if timeout_s is None else time.monotonic() + timeout_s
-        while (follower := self._follower) is not None:
-            if not follower.join(None if end is None else max(0.0, end - time.monotonic())):
-                return False
-            if follower is self._follower:  # else a look ahead has gone over into the run
-                break
-        return True
+        return join_last(lambda: self._follower, timeout_s)
 
     def watch(self, watcher: Callable[["StagePanel"], None]) -> None:
         """Call `watcher(panel)` after each change of `state` by a run, in whichever thread made it."""
