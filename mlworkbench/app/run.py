@@ -268,8 +268,8 @@ def present(function: Callable[..., Result], result: Result, values: Mapping[str
     """Display the evidence of a result; returns the stage's panel, holding the result."""
     from functools import partial
 
-    from mlworkbench.panels.stage_panel import StagePanel
+    from mlworkbench.app.running import panel_of
 
     show(result.evidence())
     shown = {k: v for k, v in values.items() if k not in ("out", "when")}
-    return StagePanel(function.stage, result=result, values=shown, runner=partial(run_stage, function))
+    return panel_of(function, result=result, values=shown, runner=partial(run_stage, function))

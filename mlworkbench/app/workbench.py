@@ -13,6 +13,7 @@ from typing import Any
 
 from .. import stages
 from .run import run_stage
+from .running import panel_of
 from ..core.results import Result
 from ..core.workspace import safe_name
 from ..model.sources import ModelSource, other_models
@@ -70,8 +71,7 @@ class Workbench:
         values = {"name": self.name} if name == "deploy" else {}
         if own is None:  # never what somebody else made under another name
             values[function.stage.sources[0].name] = f"latest:{self.name}"
-        return StagePanel(function.stage, values=values, given={k: v for k, v in given.items()},
-                          runner=functools.partial(run_stage, function, upstream=False))
+        return panel_of(function, values=values, given=given, runner=functools.partial(run_stage, function, upstream=False))
 
     def _evaluate(self, **options: Any) -> Result:
         from mlworkbench.evaluation.evaluate import evaluate

@@ -162,12 +162,13 @@ def facts_html(given: Mapping[str, str]) -> str:
 
 
 class Fold:
-    """A part of the form that opens and closes at a button."""
+    """A part of the form that opens and closes at a button; `label` None: it counts the options that it holds."""
 
-    def __init__(self, children: list["ipywidgets.DOMWidget"]):
+    def __init__(self, children: list["ipywidgets.DOMWidget"], label: str | None = None):
         import ipywidgets as w
 
-        self.button = w.Button(description="", tooltip="Show or hide the options that are rarely changed")
+        self._label = label
+        self.button = w.Button(description="", tooltip=label or "Show or hide the options that are rarely changed")
         self.button.add_class("mlw-quiet").add_class("mlw-more")
         self.body = w.VBox(children).add_class("mlw-fields")
         self.button.on_click(lambda _: self.open(not self.is_open))
@@ -181,7 +182,8 @@ class Fold:
     def open(self, shown: bool) -> None:
         """Show or hide the part."""
         self.body.layout.display = None if shown else "none"
-        self.button.description = "Fewer options" if shown else f"More options ({len(self.body.children)})"
+        options = "Fewer options" if shown else f"More options ({len(self.body.children)})"
+        self.button.description = self._label or options
         (self.button.add_class if shown else self.button.remove_class)("mlw-open")
 
 # %% ../../nbs/76_panels.form.ipynb #c021

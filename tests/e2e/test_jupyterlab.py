@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,45 @@ def test_each_stage_notebook_shows_its_panel_on_run_all(stages, open_lab, undepl
         word = lab.panel().locator(".mlw-head .mlw-chip").inner_text()
         record = newest_record(stages, stage)
         assert (word, record["status"]) == (("not completed", "error") if missing else ("passed", "passed")), stage
+
+
+def test_the_deploy_panel_plans_asks_runs_and_shows_what_runs(stages, open_lab, undeployed):
+    lab = open_lab("4_deploy.ipynb")
+    lab.run_all(timeout_s=300)
+    lab.verdict("passed")
+    panel = lab.panel()
+    row = panel.locator(".mlw-boardrow").first
+    row.locator(".mlw-chip", has_text=re.compile("^running$")).wait_for()
+    lab.press("Show plan")
+    panel.locator(".mlw-ahead", has_text="nothing was done yet").wait_for()
+    lab.shot("deploy-plan-light", panel)
+    lab.set("Workers", "2")
+    lab.press("Run deploy")
+    panel.locator(".mlw-main .mlw-ask", has_text="in place of the one that runs").wait_for()
+    lab.page.wait_for_function("() => document.activeElement.textContent === 'Leave it'")
+    lab.shot("deploy-asks-light", panel)
+    assert lab.hard_to_read(panel) == [] and lab.clipped(panel) == []
+    lab.page.keyboard.press("Enter")
+    panel.locator(".mlw-main .mlw-ask").wait_for(state="hidden")
+    lab.press("Where should it run", panel)
+    lab.set("Requests per s", "50", panel)
+    lab.shot("deploy-questions-light", panel)
+    lab.press("Try it", row)
+    row.locator(".mlw-outcome h4", has_text="It answers").wait_for()
+    lab.shot("deploy-try-it-light", panel)
+    lab.press("Stop", row)
+    row.locator(".mlw-ask", has_text="Nobody answers").wait_for()
+    lab.theme("dark")
+    lab.shot("deploy-stop-dark", panel)
+    assert lab.hard_to_read(panel) == [] and lab.clipped(panel) == []
+    lab.press("Go on", row)
+    row.locator(".mlw-said", has_text="was stopped").wait_for()
+    row.locator(".mlw-chip", has_text=re.compile("^stopped$")).wait_for()
+    assert row.get_by_role("button", name="Try it").is_disabled()
+    lab.page.set_viewport_size({"width": 620, "height": 1000})
+    assert lab.clipped(panel) == []
+    lab.shot("deploy-stopped-narrow-dark", panel)
+    assert lab.problems() == []
 
 
 WORKBENCH = [

@@ -17,9 +17,11 @@ import pandas as pd
 import pytest
 from handmade_bundle import census, fitted_pipeline
 
+from mlworkbench import stages
+from mlworkbench.app.running import panel_of, replaces
 from mlworkbench.bundling.build import build_bundle
 from mlworkbench.bundling.verify import CERTIFICATE, MANIFEST, SOURCE, bundle_sha256, hash_files, seal
-from mlworkbench.core.errors import GateFailed, InputError, NotFound
+from mlworkbench.core.errors import GateFailed, InputError, MissingPart, NotFound
 from mlworkbench.core.jobs import Job
 from mlworkbench.core.workspace import workspace
 from mlworkbench.deployment import supervisor
@@ -412,3 +414,60 @@ def test_certificates_that_cannot_work_are_refused_before_anything_starts(up, bu
         with pytest.raises(InputError, match=word):
             deploy(bundles[0], name="no-tls", environment="current")
     assert not alive("no-tls") and workspace().ledger.get("deployment", "no-tls") is None
+
+
+@pytest.fixture
+def panel(up, bundles):
+    """The deploy panel, before which a bundle was deployed as `shown`."""
+    up(bundles[0], "shown")
+    made = panel_of(stages.deploy, values={"bundle": bundles[1], "name": "shown", "environment": "current"})
+    assert made.below.view and made.below.refresh().wait(20) and made.below.wait(20)
+    yield made
+    made.cancel()
+    assert made.wait(60)
+    made.below.close()
+
+
+def answered(row, word, yes=True):
+    """Press a verb of a row, answer its question, and wait for what it says; returns the question."""
+    row.buttons[word].click()
+    asked = row.question.text
+    if asked and yes:
+        row.question.yes.click()
+    assert row.wait(90)
+    return asked
+
+
+def test_the_panel_asks_before_it_replaces_and_its_board_goes_back_and_stops(panel):
+    first = find_deployment("shown").details["bundle"]
+    panel.view.run.click()
+    assert panel.wait(30) and f"Replace {first} by" in panel.question and panel.result is None
+    assert find_deployment("shown").details["bundle"] == first and panel.planned.plan.action == "update"
+    panel.view.asked.yes.click()
+    assert panel.wait(90) and panel.message == "" and panel.result.status == "passed"
+    second = find_deployment("shown").details["bundle"]
+    assert second != first and panel.below.refresh().wait(20) and panel.below.wait(20)
+    row = panel.below["shown"]
+    assert row.row.state == "running" and row.row.facts["bundle"] == second
+    assert answered(row, "Try it") == "" and row.message == ""
+    answer, curl, golden = row.result
+    assert "prediction" in set(answer.table["answer"]) and curl.text.startswith("curl ")
+    assert list(golden.table["column"]) == COLUMNS
+    assert answered(row, "Logs") == "" and row.result[0].text
+    assert f"from {second} to {first}?" in answered(row, "Roll back")
+    assert row.message == "" and find_deployment("shown").details["bundle"] == first
+    assert "Stop shown?" in answered(row, "Stop", yes=False) and find_deployment("shown").status()["state"] == "running"
+    row.question.yes.click()
+    assert row.wait(60) and row.result.startswith("shown was stopped") and panel.below.refresh().wait(20) and panel.below.wait(20)
+    assert row.row.state == "stopped" and row.buttons["Try it"].disabled and not row.buttons["Logs"].disabled
+    assert replaces(panel.stage.plan(**panel.form.values())) == ""  # of what does not run, nothing is lost
+
+
+def test_a_target_that_cannot_be_asked_is_unknown_with_its_reason(panel, monkeypatch):
+    def gone(self, made):
+        raise MissingPart("docker: the engine must answer, got none.")
+
+    monkeypatch.setattr(LocalTarget, "status", gone)
+    assert panel.below.refresh().wait(20) and panel.below.wait(20)
+    row = panel.below["shown"].row
+    assert (row.state, row.tone, row.note) == ("unknown", "bad", "docker: the engine must answer, got none.")
