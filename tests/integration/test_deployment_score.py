@@ -440,12 +440,14 @@ def test_when_every_row_is_refused_the_command_says_so(bundle, tmp_path):
     assert code == 1 and "0 of 2 rows predicted, 2 refused" in out and "_quarantine.jsonl" in out
 
 
-def test_an_output_that_is_deleted_meanwhile_is_told(bundle, long_input, tmp_path):
-    process = command(bundle.path, long_input, tmp_path / "out", "--ids", "id", "--part-rows", 100)
-    wait_for(lambda: len(list((tmp_path / "out").glob("part-*"))) > 1)
-    (tmp_path / "out").rename(tmp_path / "elsewhere")
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 2 and "the folder must stay where it is" in err and "Traceback" not in err
+def test_an_output_that_is_moved_meanwhile_is_told(bundle, inputs, tmp_path, slow_hash):
+    out = tmp_path / "out"
+    job = Job(mlw.score, model=bundle, input=inputs["people.parquet"], output=out, ids=["id"], part_rows=300).start()
+    wait_for(lambda: len(list((out / journal.WORK).glob("part-*/predictions.parquet"))) == 7)
+    out.rename(tmp_path / "elsewhere")
+    slow_hash.set()
+    assert job.wait(20) and job.state == "failed" and isinstance(job.error, InputError)
+    assert "the folder must stay where it is" in str(job.error)
 
 
 def test_a_changed_bundle_is_not_asked(bundle, inputs, tmp_path):
