@@ -39,8 +39,7 @@ NARROW = {
 
 
 def podman() -> Engine:
-    """Podman with the tests' images, which Docker made."""
-    docker()
+    """Podman with the tests' images, which Docker made and which were kept as tarballs."""
     try:
         found = find_engine("podman")
         for script in ("base_image.sh", "proxy_image.sh"):
