@@ -176,40 +176,42 @@ def callers(place: Place, served: Deployment, rows: pd.DataFrame, wrk: str, fold
 
 
 def test_a_deployment_is_planned_made_changed_taken_back_and_ended(place, bundles, rows):
-    assert planned(place, bundles[0], place.name("life")) == "create" and place.running(place.name("life")) == []
-    first = up(place, bundles[0], place.name("life"))
-    assert first.status()["state"] == "running" and len(place.running(place.name("life"))) == place.at_rest
+    name = place.name("life")
+    assert planned(place, bundles[0], name) == "create" and place.running(name) == []
+    first = up(place, bundles[0], name)
+    assert first.status()["state"] == "running" and len(place.running(name)) == place.at_rest
     answers = first.predict(rows.head(20))
-    assert planned(place, bundles[0], place.name("life")) == "nothing" and planned(place, bundles[1], place.name("life")) == "update"
-    before = place.running(place.name("life"))
-    again = up(place, bundles[0], place.name("life"))
-    assert again.details["revision"] == first.details["revision"] and place.running(place.name("life")) == before
-    second = up(place, bundles[1], place.name("life"))
+    assert planned(place, bundles[0], name) == "nothing" and planned(place, bundles[1], name) == "update"
+    before = place.running(name)
+    again = up(place, bundles[0], name)
+    assert again.details["revision"] == first.details["revision"] and place.running(name) == before
+    second = up(place, bundles[1], name)
     assert second.url == first.url and second.details["bundle"] != first.details["bundle"]
-    assert len(place.running(place.name("life"))) == place.at_rest
+    assert len(place.running(name)) == place.at_rest
     assert second.predict(rows.head(20))["probability_yes"].tolist() != answers["probability_yes"].tolist()
-    back = roll_back(place.name("life"))
+    back = roll_back(name)
     assert back.details["bundle"] == first.details["bundle"] and back.url == first.url
     assert back.predict(rows.head(20))["probability_yes"].tolist() == answers["probability_yes"].tolist()
     assert [e["action"] for e in back.details["history"]] == ["create", "nothing", "update", "rollback"]
     assert back.logs(5).strip()
     back.stop()
-    assert place.running(place.name("life")) == [] and back.status()["state"] in ("stopped", "not running")
+    assert place.running(name) == [] and back.status()["state"] in ("stopped", "not running")
     back.stop()
-    assert planned(place, bundles[0], place.name("life")) == "update"
-    assert up(place, bundles[0], place.name("life")).status()["state"] == "running"
+    assert planned(place, bundles[0], name) == "update"
+    assert up(place, bundles[0], name).status()["state"] == "running"
 
 
 def test_what_is_not_proved_never_takes_over(place, bundles, rows):
-    served = up(place, bundles[0], place.name("gate"))
-    before = place.running(place.name("gate"))
+    name = place.name("gate")
+    served = up(place, bundles[0], name)
+    before = place.running(name)
     with pytest.raises(GateFailed, match="notebook's predictions"):
-        up(place, bundles[2], place.name("gate"))
-    assert place.running(place.name("gate")) == before and find_deployment(place.name("gate")).details == served.details
+        up(place, bundles[2], name)
+    assert place.running(name) == before and find_deployment(name).details == served.details
     assert len(served.predict(rows.head(3))) == 3
     with pytest.raises(GateFailed):
-        up(place, bundles[2], place.name("gate-alone"))
-    assert place.running(place.name("gate-alone")) == [] and workspace().ledger.get("deployment", place.name("gate-alone")) is None
+        up(place, bundles[2], f"{name}-alone")
+    assert place.running(f"{name}-alone") == [] and workspace().ledger.get("deployment", f"{name}-alone") is None
 
 
 KILL = (
@@ -242,68 +244,73 @@ def chosen_steps(place: Place, number: int) -> list[int]:
 def test_one_that_is_killed_at_any_step_is_put_right_by_the_next_and_the_old_one_serves_throughout(
     place, bundles, rows, tmp_path, need, size, measured
 ):
+    name = place.name("kill")
     wrk, steps = need("wrk", WRK), chosen_steps(place, size("deployment_kills"))
-    served, seen, runs = up(place, bundles[0], place.name("kill")), 0, 0
+    served, seen, runs = up(place, bundles[0], name), 0, 0
     for number, step in enumerate(steps):
         with callers(place, served, rows, wrk, tmp_path, 4) as heard:
-            assert killed(place, bundles[1 - runs], place.name("kill"), step), f"step {step} was never come to"
-            assert "ended in the middle of" in find_deployment(place.name("kill")).status()["note"]
+            assert killed(place, bundles[1 - runs], name, step), f"step {step} was never come to"
+            assert "ended in the middle of" in find_deployment(name).status()["note"]
             runs = 1 - runs if number % 2 else runs  # whoever comes next may as well want what ran before
-            after = up(place, bundles[runs], place.name("kill"))
+            after = up(place, bundles[runs], name)
         assert heard.failed == 0 and heard.requests > 10, (step, heard.told)
-        assert len(place.running(place.name("kill"))) == place.at_rest, step
+        assert len(place.running(name)) == place.at_rest, step
         assert after.status()["state"] == "running" and "note" not in after.status()
         assert after.details["bundle"].endswith(Path(bundles[runs]).name)
-        assert len(after.predict(rows.head(2))) == 2 and planned(place, bundles[runs], place.name("kill")) == "nothing"
+        assert len(after.predict(rows.head(2))) == 2 and planned(place, bundles[runs], name) == "nothing"
         seen += heard.requests
     measured(target=place.target, steps=len(steps), requests_meanwhile=seen, failed=0)
 
 
 def test_an_update_and_a_rollback_under_load_fail_no_request(place, bundles, rows, tmp_path, need, size, measured):
+    name = place.name("load")
     wrk = need("wrk", WRK)
-    served = up(place, bundles[0], place.name("load"))
+    served = up(place, bundles[0], name)
     began = time.monotonic()
     with callers(place, served, rows, wrk, tmp_path, 16) as heard:
         rounds = 0
         while not rounds or time.monotonic() - began < size("deployment_load_s"):
-            up(place, bundles[1], place.name("load"))
-            roll_back(place.name("load"))
+            up(place, bundles[1], name)
+            roll_back(name)
             rounds += 1
     seconds = time.monotonic() - began
     assert heard.failed == 0 and heard.requests > 100, heard.told
-    assert find_deployment(place.name("load")).details["bundle"] == served.details["bundle"]
+    assert find_deployment(name).details["bundle"] == served.details["bundle"]
     measured(target=place.target, seconds=round(seconds), updates_and_rollbacks=rounds, requests=heard.requests,
              requests_per_s=round(heard.requests / seconds), failed=heard.failed)
 
 
 def test_a_cancelled_change_leaves_what_ran(place, bundles, rows):
-    served = up(place, bundles[0], place.name("cancel"))
-    before = place.running(place.name("cancel"))
+    name = place.name("cancel")
+    served = up(place, bundles[0], name)
+    before = place.running(name)
     words = find_target(place.target).steps[3]
-    job = Job(deploy, bundle=bundles[1], name=place.name("cancel"), target=place.target, **place.options).start()
+    job = Job(deploy, bundle=bundles[1], name=name, target=place.target, **place.options).start()
     end = time.monotonic() + 60
     while words not in job.text and time.monotonic() < end and job.state == "running":
         time.sleep(0.02)
     job.cancel()
     assert job.wait(60) and job.state == "cancelled"
-    assert place.running(place.name("cancel")) == before and len(served.predict(rows.head(2))) == 2
-    assert not (workspace().deployments / place.name("cancel") / "applying.json").exists()
+    assert place.running(name) == before and len(served.predict(rows.head(2))) == 2
+    assert not (workspace().deployments / name / "applying.json").exists()
 
 
 def test_two_changes_of_one_name_at_once_are_refused(place, bundles):
-    up(place, bundles[0], place.name("twice"))
-    with workspace().lock("deployment", place.name("twice")), pytest.raises(InputError, match="one run at a time"):
-        up(place, bundles[1], place.name("twice"))
-    with workspace().lock("deployment", place.name("twice")), pytest.raises(InputError, match="one run at a time"):
-        roll_back(place.name("twice"))
+    name = place.name("twice")
+    up(place, bundles[0], name)
+    with workspace().lock("deployment", name), pytest.raises(InputError, match="one run at a time"):
+        up(place, bundles[1], name)
+    with workspace().lock("deployment", name), pytest.raises(InputError, match="one run at a time"):
+        roll_back(name)
 
 
 def test_every_target_says_what_it_would_do_and_in_which_steps(place, bundles):
-    plan = plan_deployment(bundles[0], name=place.name("plan"), target=place.target, **place.options)
+    name = place.name("plan")
+    plan = plan_deployment(bundles[0], name=name, target=place.target, **place.options)
     assert plan.status == "skipped" and plan.plan.steps == find_target(place.target).steps and len(plan.plan.steps) > 3
     assert any(c.what == "bundle" and c.now == "" for c in plan.plan.changes)
-    assert not (workspace().deployments / place.name("plan") / "applying.json").exists() and place.running(place.name("plan")) == []
-    assert os.listdir(workspace().deployments).count(place.name("plan")) == 0
+    assert not (workspace().deployments / name / "applying.json").exists() and place.running(name) == []
+    assert os.listdir(workspace().deployments).count(name) == 0
 
 
 def test_advice_is_measured_and_its_options_are_what_deploy_takes(bundles, monkeypatch):
