@@ -146,9 +146,9 @@ def _reason(error: WorkbenchError, base_image: str) -> WorkbenchError:
         do = "Make room: `docker system df` tells who takes it, `docker builder prune` empties its cache (podman, buildah: prune)"
         return MissingPart(problem("containers", "the engine's disk must have room for the image", "no space left", do))
     if "lean-service:" in text:
-        must, told = "the service must run in the builder", text.split("lean-service:", 1)[1].strip()
+        must, told = "the service must run in the builder", text.split("lean-service:", 1)[1].splitlines()[0].strip()
         do = "See its last lines below; the settings containers.base_image and run_image say what it runs on"
-        return GateFailed(problem("containers", must, None, do) + "\n" + told)
+        return GateFailed(problem("containers", must, told, do) + "\n" + text)
     if found := re.search(r"No matching distribution.*|Because .*|Failed to (?:fetch|download).*", text):
         do = "Check pip's configuration: the build uses the index that it names"
         return MissingPart(problem("containers", "the lock's packages must be in the package index", found[0][:300], do))

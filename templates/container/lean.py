@@ -26,6 +26,8 @@ import subprocess
 import sys
 import sysconfig
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -44,15 +46,31 @@ EXTRA = ("libgcc_s.so.1",)  # opened by the C library itself when a thread ends
 
 def wait_ready(url: str, process: subprocess.Popen, log: Path) -> None:
     """Wait until the service is ready; ends the build where it does not become so."""
-    end = time.monotonic() + PATIENCE_S
-    while process.poll() is None and time.monotonic() < end:
+    end, refused = time.monotonic() + PATIENCE_S, ""
+    while process.poll() is None and time.monotonic() < end and not refused:
         try:
             if ask(url, "/readyz", "", timeout_s=5) == 200:
                 return
+            refused = refusal(url)
         except OSError:
             pass
         time.sleep(0.1)
-    sys.exit(f"lean-service: it must become ready in the builder\n{log.read_text(errors='replace')[-3000:]}")
+    give_up(refused or "it must become ready", log)
+
+
+def give_up(told: str, log: Path) -> None:
+    """End the build; the reason comes last, since the last lines are what an engine tells of a build."""
+    sys.exit(f"{log.read_text(errors='replace')[-3000:]}\nlean-service: {told}")
+
+
+def refusal(url: str) -> str:
+    """Why a service will not become ready, by its own words; empty when it is only starting."""
+    try:
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{url}/readyz", timeout=5).close()
+    except urllib.error.HTTPError as error:
+        text = error.read().decode("utf-8", "replace")
+        return json.loads(text)["errors"][0]["problem"] if "refuses to answer" in text else ""
+    return ""
 
 
 def trace(work: Path) -> set[str]:
@@ -76,7 +94,7 @@ def trace(work: Path) -> set[str]:
         process.terminate()
         process.wait(30)
     if wrong:
-        sys.exit(f"lean-service: it must answer every route, got {', '.join(wrong)}\n{log.read_text(errors='replace')[-3000:]}")
+        give_up(f"it must answer every route, got {', '.join(wrong)}", log)
     return {os.path.realpath(line) for line in noted.read_text(errors="surrogateescape").splitlines()}
 
 

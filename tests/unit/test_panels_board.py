@@ -47,12 +47,19 @@ def place():
 
 
 @pytest.fixture
-def board(place):
+def looking():
+    """Whether a board of this test looks by itself: those that other tests of this process left open count for nothing."""
+    others = set(threading.enumerate())
+    return lambda: any(thread.name == "board" and thread not in others for thread in threading.enumerate())
+
+
+@pytest.fixture
+def board(place, looking):
     made = Board(place.rows, title="Services", empty="Nothing runs.", period_s=600)
     assert made.view and until(lambda: made.rows or made.message)
     yield made
     made.close()
-    assert until(lambda: not any(thread.name == "board" for thread in threading.enumerate()))
+    assert until(lambda: not looking())
 
 
 def until(true, timeout_s=10):
@@ -141,22 +148,22 @@ def test_one_look_at_a_time_and_rows_come_and_go(board, place):
     assert board.wait(10) and "Nothing runs." in board.view.notice.value
 
 
-def test_it_looks_again_by_itself_until_it_is_closed_or_another_is_shown():
+def test_it_looks_again_by_itself_until_it_is_closed_or_another_is_shown(looking):
     first, second = Place(), Place()
     boards = [Board(place.rows, title="Two", empty="", period_s=0.01) for place in (first, second)]
     assert boards[0].view and until(lambda: first.looks > 2)
     assert boards[1].view and until(lambda: second.looks > 2)
     former = first.looks + 1  # one may be under way
     boards[1].view.widget.close()
-    assert until(lambda: not any(thread.name == "board" for thread in threading.enumerate()))
+    assert until(lambda: not looking())
     assert first.looks <= former
 
 
-def test_headless_it_is_a_table_looked_at_once_without_a_widget_or_a_thread(place, monkeypatch):
+def test_headless_it_is_a_table_looked_at_once_without_a_widget_or_a_thread(place, monkeypatch, looking):
     monkeypatch.setenv("MLWORKBENCH_HEADLESS", "1")
     board = Board(place.rows, title="Services", empty="Nothing runs.")
     bundle = board._repr_mimebundle_()
     assert set(bundle) == {"text/html", "text/plain"} and "view" not in vars(board) and place.looks == 1
     assert "<td>churn</td>" in bundle["text/html"] and HOSTILE not in bundle["text/html"]
     assert bundle["text/plain"] == "Board('Services', churn: running)"
-    assert not any(thread.name == "board" for thread in threading.enumerate())
+    assert not looking()
