@@ -76,6 +76,9 @@ RUNNING = {
     "deployment.timeout_s": Key(Positive, "seconds a service may take to become ready"),
     "deployment.tls_certificate": Key(str, "file with a local service's certificate (PEM); empty: no TLS"),
     "deployment.tls_key": Key(str, "file with the private key of that certificate (PEM, without a passphrase)"),
+    "deployment.ssh_inventory": Key(str, "Ansible inventory of the hosts that target=\"ssh\" deploys to"),
+    "deployment.ssh_hosts": Key(str, "which of its hosts: a name, a group, or a pattern of Ansible's"),
+    "deployment.ssh_owner": Key(str, "whose names on hosts these are; empty: this workspace's"),
 }
 WATCHING = {
     "monitoring.psi_threshold": Key(Annotated[float, Gt(0)], "population stability index from which a change alarms"),

@@ -149,7 +149,7 @@ class Target:
 
 # %% ../../nbs/62_deployment.targets.ipynb #c014
 GROUP = "mlworkbench.targets"
-BUILT_IN = {"local": "mlworkbench.deployment.local:LocalTarget"}
+BUILT_IN = {"local": "mlworkbench.deployment.local:LocalTarget", "ssh": "mlworkbench.deployment.ssh:SshTarget"}
 
 
 def target_names() -> list[str]:
