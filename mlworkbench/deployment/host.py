@@ -229,7 +229,7 @@ def back(folder: Path, claim: str) -> dict[str, Any]:
             (folder / "candidate.json").unlink()
         (folder / "requests" / f"{claim}.json").unlink(missing_ok=True)
         write_json(folder / OWNER, read_json(folder / OWNER) | {"claim": ""})  # what is still on its way here is too late
-        _wipe(folder) if not revisions(folder) else prune(folder)
+        prune(folder) if doors(folder) or revisions(folder) else _wipe(folder)
     return {"undone": bool(plan)}
 
 
