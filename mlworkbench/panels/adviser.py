@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.errors import InputError
+from ..core.errors import InputError, check_known
 from ..core.results import Result
 from ..core.stages import Stage
 from .form import Fold, Form
@@ -48,6 +48,8 @@ def fill(form: Form, values: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     for name, value in values.items():
         try:
             form.definition.coerce({name: value})
+            choices = form.definition.parameter(name).choices
+            check_known(name, "value", value, choices or (value,))  # words of OneOf are no part of the type
         except InputError as error:
             left.append(str(error).removeprefix(f"{form.definition.name}: "))
         else:

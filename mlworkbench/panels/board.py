@@ -157,6 +157,8 @@ class BoardRow:
 
     def leave(self) -> None:
         """Answer the question with no: nothing is done."""
+        if self.question.text and self._wanted.word in self.buttons:
+            self.buttons[self._wanted.word].focus()
         self.question.ask("")
 
     def wait(self, timeout_s: float | None = None) -> bool:

@@ -255,6 +255,7 @@ class LookingAhead:
         with self._lock:
             if self.question:
                 self._forget()
+                self.view.run.focus()
                 self._change(self.state, "Left as it is: nothing was done.", None, self.result)
 
     def _look(self, values: Mapping[str, Any], ask: bool) -> Job:
@@ -276,15 +277,15 @@ class LookingAhead:
         self._ended(job, before, seconds, asked or ("" if job.error is None else explain(job.error)))
 
     def _advised(self, before: str, job: Job, seconds: float) -> None:
-        words = explain(job.error) if job.error else ""
-        if job.error is None:
-            advice, values = job.result
-            filled, left = fill(self.form, values)
-            self._forget()
-            self.advice = advice
-            words = f"Filled in: {', '.join(filled)}." if filled else "Nothing was filled in."
-            words = " ".join([words, *left])
-        self._ended(job, before, seconds, words)
+        words = explain(job.error) if job.error else "Nothing was filled in."
+        try:
+            if job.error is None:
+                self._forget()
+                self.advice, values = job.result
+                filled, left = fill(self.form, values)
+                words = " ".join([f"Filled in: {', '.join(filled)}." if filled else words, *left])
+        finally:  # whatever becomes of it, the panel is free again
+            self._ended(job, before, seconds, words)
 
     def _ended(self, job: Job, before: str, seconds: float, words: str) -> None:
         self.view.show_end(job, "planned" if job.error is None else ending(job)[0], seconds)

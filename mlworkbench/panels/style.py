@@ -122,12 +122,13 @@ BUTTONS = """
   border-color: transparent; background: none;
   color: var(--mlw-dim); line-height: 18px; }
 .mlw .mlw-more::before { content: "▸"; content: "▸" / ""; display: inline-block; width: 1.2em;
-  } .mlw .mlw-more.mlw-open::before { content: "▾"; content: "▾" / ""; }
+  text-align: left; } .mlw .mlw-more.mlw-open::before { content: "▾"; content: "▾" / ""; }
 .mlw .widget-button.mlw-busy { opacity: .6; cursor: progress; }
 .mlw .mlw-actions { display: grid; grid-template-columns: minmax(0, 1fr) auto; gap: 8px; width: auto; }
 .mlw :is(input, textarea, select, button, summary, [tabindex]):focus-visible { outline: 2px solid var(--mlw-brand);
   outline-offset: 2px; }
 .mlw .widget-button:focus:not(:focus-visible) { outline: none; }
+.mlw .widget-button:is(:focus, :active) { box-shadow: none; }
 """
 
 # %% ../../nbs/75_panels.style.ipynb #c013
@@ -282,6 +283,7 @@ AHEAD = """
   justify-content: space-between; padding: 12px 14px; border-radius: 6px; border-left: 3px solid var(--mlw-warn);
   background: color-mix(in srgb, var(--mlw-warn) 11%, var(--mlw-card)); width: auto; }
 .mlw .mlw-ask > .widget-html { flex: 1 1 220px; width: auto; font-weight: 500; overflow-wrap: anywhere; }
+.mlw .mlw-ask .mlw-answers .widget-button:focus { outline: 2px solid var(--mlw-brand); outline-offset: 2px; }
 .mlw .mlw-answers { display: flex; gap: 8px; width: auto; flex: 0 0 auto; }
 .mlw .mlw-adviser { gap: 12px; width: auto; padding-bottom: 12px; border-bottom: 1px solid var(--mlw-line); }
 .mlw .mlw-adviser .widget-button.mlw-more { margin-left: -4px; color: var(--mlw-ink); font-weight: 600; }
@@ -301,7 +303,7 @@ BOARD = """
 .mlw .mlw-rowtop > .mlw-rowhead { flex: 1 1 420px; width: auto; min-width: 0; }
 .mlw .mlw-rowhead h3 { font-size: 14px; line-height: 22px; overflow-wrap: anywhere; }
 .mlw .mlw-rowhead .mlw-chip { margin-left: 6px; }
-.mlw dl.mlw-rowfacts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 130px), 1fr));
+.mlw dl.mlw-rowfacts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 170px), 1fr));
   gap: 4px 16px; margin: 4px 0 0; }
 .mlw .mlw-rowfacts :is(dt, dd) { float: none; width: auto; margin: 0; padding: 0; font-weight: 400;
   overflow-wrap: anywhere; }
@@ -311,6 +313,8 @@ BOARD = """
 .mlw .mlw-board a { color: color-mix(in srgb, var(--mlw-brand) 70%, var(--mlw-ink)); text-decoration: underline; }
 .mlw .mlw-outcome { gap: 6px; padding: 12px 14px; border-radius: 6px; background: var(--mlw-soft); width: auto; }
 .mlw .mlw-outcome .mlw-evidence + .mlw-evidence { margin-top: 12px; }
+.mlw .mlw-outcome details.mlw-chapter { margin-top: 12px; }
+.mlw .mlw-outcome details.mlw-chapter > summary { font-size: 13px; }
 .mlw .mlw-outcome .mlw-text { padding: 0; margin: 0; background: none; }
 """
 

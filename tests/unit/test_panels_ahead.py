@@ -2,7 +2,7 @@
 
 import threading
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import pytest
 from pydantic import Field
@@ -10,7 +10,7 @@ from pydantic import Field
 from mlworkbench.core.errors import InputError, MissingPart, NotFound, problem
 from mlworkbench.core.jobs import report
 from mlworkbench.core.results import Result
-from mlworkbench.core.stages import stage
+from mlworkbench.core.stages import OneOf, stage
 from mlworkbench.panels.adviser import Adviser
 from mlworkbench.panels.stage_panel import StagePanel
 
@@ -39,7 +39,8 @@ def plan(boxes, place, shelf):
 
 
 @stage("Is it moved?", makes="shelf", plan=plan)
-def move(*, boxes: Annotated[int, Field(ge=1, le=99)] = 3, place: str = "cellar", shelf: Literal["left", "right"] = "left"):
+def move(*, boxes: Annotated[int, Field(ge=1, le=99)] = 3, place: str = "cellar",
+         shelf: Annotated[str, OneOf(("left", "right"))] = "left"):
     if place == "nowhere":
         raise NotFound(problem("move: place", "it must be there", place))
     return Moved(name=place, boxes=boxes)

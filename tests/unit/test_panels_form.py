@@ -128,7 +128,7 @@ def test_an_empty_setting_field_shows_the_value_in_force_and_its_origin(form, mo
     assert control(fresh, "confidence").placeholder == "0.9"
     assert "<code>0.9</code> from settings, evaluation.confidence (environment)" in fresh.fields["confidence"].hint.value
     assert fresh.values()["confidence"] is None
-    assert control(form, "environment").options[0] == ("from settings (isolated)", None)
+    assert control(form, "environment").label == "from settings (isolated)" and form.values()["environment"] is None
 
 
 def test_a_broken_settings_value_is_told_in_the_form_and_does_not_break_it(monkeypatch):
@@ -167,3 +167,17 @@ def test_fields_are_locked_and_freed_together(form):
 def test_text_and_value_are_each_others_way_back(value):
     kind = type(value).__name__ if value is not None else "str"
     assert from_text(kind, to_text(value)) == value
+
+
+def test_a_choice_that_is_not_made_is_shown_as_such_and_never_as_nothing():
+    @stage("Where?", makes="place")
+    def choose(*, side: Literal["left", "right"] | None = None):
+        return side
+
+    form = Form(choose.stage)
+    control = form.fields["side"].control
+    assert (control.label, form.values()) == ("not set", {"side": None})
+    form.set(side="right")
+    assert (control.label, form.values()) == ("right", {"side": "right"})
+    form.set(side=None)
+    assert (control.label, form.values()) == ("not set", {"side": None})
