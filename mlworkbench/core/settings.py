@@ -96,6 +96,9 @@ RUNNING = {
                                            "with its pod"),
     "deployment.kubernetes_metrics": Key(bool, "whether a ServiceMonitor tells the Prometheus operator of the service"),
     "deployment.kubernetes_monitor_image": Key(str, "image with mlworkbench that looks at the kept log each night; empty: none"),
+    "deployment.ssh_inventory": Key(str, "Ansible inventory of the hosts that target=\"ssh\" deploys to"),
+    "deployment.ssh_hosts": Key(str, "which of its hosts: a name, a group, or a pattern of Ansible's"),
+    "deployment.ssh_owner": Key(str, "whose names on hosts these are; empty: this workspace's"),
 }
 WATCHING = {
     "monitoring.psi_threshold": Key(Annotated[float, Gt(0)], "population stability index from which a change alarms"),

@@ -154,6 +154,7 @@ BUILT_IN = {
     "docker": "mlworkbench.deployment.docker:DockerTarget",
     "podman": "mlworkbench.deployment.docker:PodmanTarget",
     "compose": "mlworkbench.deployment.compose:ComposeTarget",
+    "ssh": "mlworkbench.deployment.ssh:SshTarget",
     "kubernetes": "mlworkbench.deployment.kubernetes:KubernetesTarget",
 }
 
