@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bundling.parity import free_port, service_command, service_environment, wait_ready
-from ..bundling.verify import SOURCE
+from ..bundling.verify import SOURCE, read_part
 from ..core.errors import GateFailed, InputError, WorkbenchError, problem
 from ..core.workspace import file_lock
 from . import supervisor
@@ -40,6 +40,7 @@ from mlworkbench.deployment.local import (
     private_url,
     revisions,
     serving_at,
+    step_back,
 )
 from .targets import check_port
 
@@ -140,6 +141,7 @@ def start(folder: Path, claim: str) -> dict[str, Any]:
         write_json(folder / "candidate.json", {"claim": claim, "revision": str(revision), "door": str(door), "former": before})
         write_json(revision / "revision.json", asked["wanted"])
         _write_tls(asked, revision)
+        make_door(door, asked["host"], port, tls=bool(asked["tls"]))
         supervisor.launch(revision, _spec(folder, asked, revision, door))
     _await_ready(revision, asked)
     return _candidate(revision, same=False)
@@ -205,9 +207,8 @@ def switch(folder: Path, claim: str) -> dict[str, Any]:
     with held(folder, claim):
         if plan := read_json(folder / "candidate.json"):
             asked, door, revision = asked_for(folder, claim), Path(plan["door"]), Path(plan["revision"])
-            make_door(door, asked["host"], int(door.name), tls=bool(asked["tls"]))
-            hand_over(door, revision)
-            await_leaving(door, revision, LEAVE_S)
+            hand_over(door, revision, bool(asked["tls"]))
+            await_leaving(door, revision, read_part(Path(asked["bundle"]), "service.json")["timeout_s"] + LEAVE_S)
     return {"port": int(_door(folder).name)}
 
 
@@ -225,22 +226,13 @@ def back(folder: Path, claim: str) -> dict[str, Any]:
     with held(folder, claim):
         plan = read_json(folder / "candidate.json")
         if plan.get("claim") == claim:
-            _undo(Path(plan["door"]), Path(plan["revision"]), plan["former"])
+            former = (Path(plan["former"][0]), Path(plan["former"][1])) if plan["former"] else None
+            step_back(Path(plan["door"]), Path(plan["revision"]), former)
             (folder / "candidate.json").unlink()
         (folder / "requests" / f"{claim}.json").unlink(missing_ok=True)
         write_json(folder / OWNER, read_json(folder / OWNER) | {"claim": ""})  # what is still on its way here is too late
         prune(folder) if doors(folder) or revisions(folder) else _wipe(folder)
     return {"undone": bool(plan)}
-
-
-def _undo(door: Path, revision: Path, former: list[str] | None) -> None:
-    if former and former[0] == str(door):
-        with contextlib.suppress(WorkbenchError):
-            hand_over(door, Path(former[1]))
-    else:
-        _remove_door(door)
-    supervisor.stop(revision)
-    shutil.rmtree(revision, ignore_errors=True)
 
 
 def _remove_door(door: Path) -> None:

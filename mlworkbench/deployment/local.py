@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'LOOPBACK', 'LEAVE_S', 'STEPS', 'revisions', 'next_revision', 'service_spec', 'prove_revision', 'private_url',
-           'doors', 'door_at', 'serving_at', 'serves', 'hand_over', 'await_leaving', 'clear', 'port_is_free', 'Running',
-           'LocalTarget']
+           'doors', 'door_at', 'serving_at', 'serves', 'hand_over', 'await_leaving', 'clear', 'step_back',
+           'port_is_free', 'Running', 'LocalTarget']
 
 # %% ../../nbs/63_deployment.local.ipynb #c003
 import contextlib
@@ -181,8 +181,8 @@ def clear(folder: Path) -> tuple[Path, Path] | None:
     return (serving[1], serving[0]) if serving else None
 
 
-def _undo(door: Path, revision: Path, former: tuple[Path, Path] | None) -> None:
-    """The new revision is gone, and the former one serves as it did."""
+def step_back(door: Path, revision: Path, former: tuple[Path, Path] | None) -> None:
+    """Undo what was begun: the new revision is gone, and the former (door, revision) serves as it did."""
     if former is not None and former[0] == door:
         with contextlib.suppress(WorkbenchError):
             hand_over(door, former[1], "--ssl-certfile" in supervisor.read_spec(former[1]).argv)
@@ -305,7 +305,7 @@ class LocalTarget(Running):
             step(STEPS[7])
             hand_over(door, revision, request.tls is not None)  # it serves still, after all that
         except BaseException:
-            _undo(door, revision, former)
+            step_back(door, revision, former)
             raise
         clear(request.folder)
         return made

@@ -16,6 +16,7 @@ import engine_parts
 import pandas as pd
 import pytest
 from handmade_bundle import census, fitted_pipeline
+from hosts_over_ssh import Hosts, hosts_over_ssh
 from kube_server import KubeServer
 from traffic import traffic
 
@@ -89,6 +90,8 @@ def _kubernetes(name: str) -> list[str]:
     return sorted(f"{one['kind']} of {one['metadata']['annotations']['org.mlworkbench.bundle.sha256']}" for one in mine)
 
 
+HOSTS: list[Hosts] = []  # real ssh servers on this machine
+
 SETTINGS = {
     "CONTAINERS_PROXY_IMAGE": "mlw-part-haproxy:1", "CONTAINERS_RATE_LIMIT": "0", "CONTAINERS_PROMETHEUS_IMAGE": "",
     "CONTAINERS_ALERTMANAGER_IMAGE": "", "CONTAINERS_GRAFANA_IMAGE": "",
@@ -97,6 +100,7 @@ SETTINGS = {
 PLACES = {
     "local": lambda: Place("local", {"environment": "current"}, _local, 2), "docker": _docker, "compose": _compose,
     "kubernetes": lambda: Place("kubernetes", {}, _kubernetes, 3),
+    "ssh": lambda: Place("ssh", {"environment": "current"}, HOSTS[0].running, 2),
 }
 OFTEN = ("local", "docker")  # where `make test` kills and loads; `make soak` does everywhere
 
@@ -151,9 +155,21 @@ def wrong(bundle: str, folder: Path) -> str:
     return str(copy)
 
 
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory, need, bundles) -> Iterator[Hosts]:
+    """One host; at the end no process of it may be left."""
+    sshd = need("sshd", "Install it: apt-get install openssh-server")
+    with hosts_over_ssh(sshd, tmp_path_factory.mktemp("hosts").resolve(), ("one",)) as found, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLWORKBENCH_DEPLOYMENT_SSH_INVENTORY", str(found.inventory))
+        HOSTS[:] = [found]
+        yield found
+
+
 @pytest.fixture
 def place(request, bundles) -> Iterator[Place]:
     """Each target; whatever a test leaves running there under its own name is ended, and nothing may be left then."""
+    if request.param == "ssh":
+        request.getfixturevalue("hosts")
     here = PLACES[request.param]()
     yield here
     for artifact in workspace().ledger.artifacts("deployment"):
