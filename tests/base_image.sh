@@ -6,18 +6,11 @@
 # engine, debootstrap, root.
 set -eu
 
+HERE="$(cd "$(dirname "$0")" && pwd)"
+. "$HERE/mirror.sh"
 TAG="${1:-mlw-base:py311}"
-CACHE="${MLW_TEST_CACHE:-$HOME/.cache/mlworkbench-tests}"
 RECIPE=2                                   # raise it when the recipe below changes
 TARBALL="$CACHE/base-bookworm-py311-$RECIPE.tar"
-DOCKER="${DOCKER:-docker}"
-[ -x /usr/bin/docker ] && [ "$DOCKER" = docker ] && DOCKER=/usr/bin/docker
-
-mirror() {
-    { cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null || true; } |
-        awk '/^deb / { for (i = 2; i <= NF; i++) if ($i ~ /^https?:.*\/debian\/?$/) { print $i; exit } }
-             /^URIs:/ { for (i = 2; i <= NF; i++) if ($i ~ /^https?:.*\/debian\/?$/) { print $i; exit } }'
-}
 
 build() {
     command -v debootstrap >/dev/null || { echo "base_image: debootstrap is missing: apt-get install debootstrap" >&2; exit 3; }

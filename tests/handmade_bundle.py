@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -23,6 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from mlworkbench.bundling.verify import CERTIFICATE, MANIFEST, SOURCE, hash_files, seal
 from mlworkbench.serving.integrity import SCHEMA, content_sha256, installed_version, sha256_file
 from mlworkbench.serving.signature import Column, Signature
 
@@ -178,3 +180,23 @@ class Served:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+
+
+def changed_copy(bundle: str | Path, folder: Path, name: str, change: Callable[[str], str]) -> Path:
+    """A copy of a bundle at `folder` with one file of its content changed, sealed as if it had been proved so."""
+    shutil.copytree(bundle, folder)
+    path, source = folder / SOURCE / name, folder / SOURCE
+    path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
+    manifest = json.loads((source / MANIFEST).read_text())
+    manifest["files"] = {k: v for k, v in hash_files(source).items() if k in manifest["files"]}
+    digest = content_sha256(manifest)
+    (source / MANIFEST).write_text(json.dumps({**manifest, "content_sha256": digest, "version": digest[:16]}))
+    certificate = json.loads((source / CERTIFICATE).read_text())
+    (source / CERTIFICATE).write_text(json.dumps({**certificate, "sealed": seal(folder)}))
+    return folder
+
+
+def turned_round(golden: str) -> str:
+    """Golden rows of the census that say the opposite: nothing proves them."""
+    told, opposite = json.loads(golden), {"yes": "no", "no": "yes"}
+    return json.dumps(told | {"predictions": [opposite[p] for p in told["predictions"]]})

@@ -1,19 +1,12 @@
 #!/bin/sh
 # Images of a stack's parts, made from Debian packages on the tests' base image: no image registry is needed.
-#   tests/part_images.sh        makes mlw-part-haproxy:1 mlw-part-prometheus:1 mlw-part-alertmanager:1, prints their names
+#   tests/part_images.sh        makes mlw-part-prometheus:1 mlw-part-alertmanager:1, prints their names
 # The engine keeps them, so that the next run only looks. They answer to the same commands as the images that the world
 # uses. Needs: a running engine with BuildKit, and what tests/base_image.sh needs.
 set -eu
 
-DOCKER="${DOCKER:-docker}"
-[ -x /usr/bin/docker ] && [ "$DOCKER" = docker ] && DOCKER=/usr/bin/docker
 HERE="$(cd "$(dirname "$0")" && pwd)"
-
-mirror() {
-    { cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null || true; } |
-        awk '/^deb / { for (i = 2; i <= NF; i++) if ($i ~ /^https?:.*\/debian\/?$/) { print $i; exit } }
-             /^URIs:/ { for (i = 2; i <= NF; i++) if ($i ~ /^https?:.*\/debian\/?$/) { print $i; exit } }'
-}
+. "$HERE/mirror.sh"
 
 build() {
     DOCKER="$DOCKER" sh "$HERE/base_image.sh" >/dev/null
@@ -24,9 +17,6 @@ build() {
     DOCKER_BUILDKIT=1 "$DOCKER" build --quiet --target "$1" --tag "mlw-part-$1:1" \
         --secret "id=sources,src=$WORK/sources" --secret id=ca,src=/etc/ssl/certs/ca-certificates.crt - <<'DOCKERFILE' >"$WORK/log" 2>&1 ||
 FROM mlw-base:py311 AS base
-FROM base AS haproxy
-RUN --mount=type=secret,id=sources,target=/etc/apt/sources.list --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
-    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends haproxy && rm -rf /var/lib/apt/lists/*
 FROM base AS prometheus
 RUN --mount=type=secret,id=sources,target=/etc/apt/sources.list --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus && rm -rf /var/lib/apt/lists/* \
@@ -42,7 +32,7 @@ DOCKERFILE
     rm -rf "$WORK"
 }
 
-for part in haproxy prometheus alertmanager; do
+for part in prometheus alertmanager; do
     "$DOCKER" image inspect "mlw-part-$part:1" >/dev/null 2>&1 || build "$part"
     echo "mlw-part-$part:1"
 done

@@ -81,7 +81,6 @@ RUNNING = {
     "deployment.timeout_s": Key(Positive, "seconds a service may take to become ready"),
     "deployment.tls_certificate": Key(str, "file with a local service's certificate (PEM); empty: no TLS"),
     "deployment.tls_key": Key(str, "file with the private key of that certificate (PEM, without a passphrase)"),
-    "deployment.proxy_image": Key(str, "image of the HAProxy that stands before the containers of a deployment"),
     "deployment.kubernetes_context": Key(str, "context of the kubeconfig; empty: its current one"),
     "deployment.kubernetes_namespace": Key(str, "namespace; empty: that of the context"),
     "deployment.kubernetes_image": Key(str, "image that others built and pushed, such as registry.example.com/{name}:{version}; "
@@ -109,7 +108,7 @@ WATCHING = {
     "monitoring.error_share": Key(Share, "share of refused requests, or of rows left out, that alarms"),
 }
 STACK = {
-    "containers.proxy_image": Key(str, "image of the proxy of a Compose stack"),
+    "containers.proxy_image": Key(str, "image of the HAProxy that stands before the containers of a deployment"),
     "containers.prometheus_image": Key(str, "image of a stack's Prometheus; empty: left out"),
     "containers.alertmanager_image": Key(str, "image of a stack's Alertmanager; empty: left out"),
     "containers.grafana_image": Key(str, "image of a stack's Grafana; empty: left out"),

@@ -121,7 +121,7 @@ def choose_size(wishes: Wishes, needs: Needs, target: str, place: Place) -> list
     asked = f"{wishes.requests_per_s:g} requests a second" if wishes.requests_per_s else "a load that nobody knows yet"
     capacity = f"a core answers {needs.per_core:,.0f} a second and is planned to be {BUSY:.0%} busy"
     spread = target in ("kubernetes", "ssh")
-    replicas = max(2, workers) if spread else 1
+    replicas = min(max(2, workers), MOST) if spread else 1
     each = 1 if spread else min(workers, place.cores, 64)
     memory = STEP_MB * math.ceil(needs.memory_mb * SPARE * each / STEP_MB)
     load = f"for {asked}: {capacity}"
@@ -132,8 +132,8 @@ def choose_size(wishes: Wishes, needs: Needs, target: str, place: Place) -> list
         Decision("cpu", f"{each:g}", "a worker answers on one core"),
         Decision("memory_mb", str(memory), f"{needs.memory_mb:.0f} MB measured a worker, half as much again for larger requests"),
     ]
-    if spread:
-        most = 2 * replicas if not wishes.cores else max(replicas, math.floor(wishes.cores))
+    if target == "kubernetes":
+        most = min(MOST, max(replicas, math.floor(wishes.cores) if wishes.cores else 2 * replicas))
         why = f"above, an answer waits longer than {wait_factor(BUSY):.2g} answers"
         limit = "the cores that may be spent" if wishes.cores else "twice the busiest hour"
         found += [Decision("max_replicas", str(most), limit), Decision("cpu_percent", f"{BUSY * 100:.0f}", why)]
@@ -168,11 +168,12 @@ class Advice(Result):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What `deploy` takes: target, replicas, workers, cpu and memory; empty for batch scoring."""
+        """What `deploy` takes: target, replicas, workers, cpu, memory, and when to add replicas; empty for batch scoring."""
         told = {d.what: d.value for d in self.decisions}
         if told["target"] == "batch":
             return {}
-        numbers = {key: int(told[key]) for key in ("replicas", "workers", "memory_mb")}
+        words = ("replicas", "workers", "memory_mb", "max_replicas", "cpu_percent")
+        numbers = {key: int(told[key]) for key in words if key in told}
         return {"target": told["target"], **numbers, "cpu": float(told["cpu"])}
 
     def summary(self) -> dict[str, Any]:

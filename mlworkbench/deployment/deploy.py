@@ -218,7 +218,8 @@ def deployments() -> list[Deployment]:
 # %% ../../nbs/64_deployment.deploy.ipynb #c014
 def deploy(
     bundle: Any, *, name: str | None = None, target: str = "local", port: int = 0, workers: int = 1, replicas: int = 1,
-    cpu: float = 0.0, memory_mb: int = 0, environment: str | None = None, timeout_s: float | None = None,
+    cpu: float = 0.0, memory_mb: int = 0, max_replicas: int = 0, cpu_percent: int = 70, environment: str | None = None,
+    timeout_s: float | None = None,
 ) -> Deployment:
     """Start a bundle's service and prove it; it takes over the name from whatever ran under it.
 
@@ -242,6 +243,10 @@ def deploy(
         Cores that a replica may use, where the target can limit them; 0: no limit.
     memory_mb
         Megabytes that a replica may use, where the target can limit them; 0: no limit.
+    max_replicas
+        Replicas that the target's autoscaling may make, up to 1000; 0: as its settings have it.
+    cpu_percent
+        Of the processors that were asked for: when replicas are busier than this on average, autoscaling adds some, 1..100.
     environment
         ``isolated``: the bundle's own, ``current``: this one; None: the setting `bundling.environment`.
     timeout_s
@@ -260,7 +265,7 @@ def deploy(
         runs then, and what ran before still does.
     """
     options = {"port": port, "workers": workers, "replicas": replicas, "cpu": cpu, "memory_mb": memory_mb,
-               "environment": environment}
+               "max_replicas": max_replicas, "cpu_percent": cpu_percent, "environment": environment}
     place, request = find_target(target), asked(bundle, name, timeout_s, options)
     with _lock(request.name):
         return _apply(place, target, request)

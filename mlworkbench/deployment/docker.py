@@ -270,14 +270,14 @@ class DockerTarget(Containers):
 
     def prepare(self, request: Request) -> Request:
         engine = find_engine(self.name)
-        ensure_image(engine, setting("deployment.proxy_image"), "deployment.proxy_image")
+        ensure_image(engine, setting("containers.proxy_image"), "containers.proxy_image")
         return prepare_image(engine, self.name, request)
 
     def wanted(self, request: Request) -> dict[str, str]:
         image = request.image
         with contextlib.suppress(WorkbenchError):  # without an engine it can still be told what would be
             image = image or find_image(find_engine(self.name), request.sha256)
-        return super().wanted(request) | words_of(request, image, setting("deployment.proxy_image"))
+        return super().wanted(request) | words_of(request, image, setting("containers.proxy_image"))
 
     def plan(self, request: Request, current: Mapping[str, Any] | None) -> Plan:
         plan = super().plan(replace(request, port=request.port or (current or {}).get("port", 0)), current)
@@ -334,7 +334,7 @@ class Version:
         self.yard, self.request, self.wanted, self.former, self.user = yard, request, dict(wanted), former, user
         self.mark = hashlib.sha256(json.dumps(self.wanted).encode()).hexdigest()[:16]
         self.secret = proxy_secret(yard.folder / "proxy", user)
-        self.proxy_image = image_id(yard.engine, setting("deployment.proxy_image"))
+        self.proxy_image = image_id(yard.engine, setting("containers.proxy_image"))
         self.proxy: Proxy | None = None
         self.opened = False
 

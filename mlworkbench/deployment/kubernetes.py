@@ -70,11 +70,16 @@ def wanted_of(request: Request, namespace: str, secret: Mapping[str, str]) -> Wa
         memory_mb=request.memory_mb, workers=request.workers,
         request_s=float(service.get("timeout_s", 30)), body_mb=float(service.get("max_body_mb", 16)),
         secrets=secret, url=_url(request.name), certificate=certificate,
-        certificate_key=key, max_replicas=setting("deployment.kubernetes_max_replicas"),
+        certificate_key=key, max_replicas=_most(request), cpu_percent=request.cpu_percent,
         gateway=setting("deployment.kubernetes_gateway"), pull_secret=setting("deployment.kubernetes_pull_secret"),
         log_class=setting("deployment.kubernetes_log_class"), metrics=setting("deployment.kubernetes_metrics"),
         monitor_image=setting("deployment.kubernetes_monitor_image"),
     )
+
+
+def _most(request: Request) -> int:
+    """Replicas that autoscaling may make; 0: there is none."""
+    return request.max_replicas or setting("deployment.kubernetes_max_replicas")
 
 
 def _url(name: str) -> str:
@@ -181,11 +186,12 @@ class KubernetesTarget(Target):
 
     def wanted(self, request: Request) -> dict[str, str]:
         """The state in words."""
-        most = setting("deployment.kubernetes_max_replicas")
+        most = _most(request)
         keys = keys_file(request.folder)
         entries = json.loads(keys.read_text(encoding="utf-8"))["keys"] if keys.exists() else []
+        scaled = f"{request.replicas} to {most}, by {request.cpu_percent} % of cpu"
         return super().wanted(request) | {
-            "replicas": f"{request.replicas} to {most}" if most else str(request.replicas), "workers": str(request.workers),
+            "replicas": scaled if most else str(request.replicas), "workers": str(request.workers),
             "cpu": f"{request.cpu:g}" if request.cpu else "no limit",
             "memory": f"{request.memory_mb} MB" if request.memory_mb else "no limit",
             "reached at": _url(request.name) or "within the cluster",

@@ -92,7 +92,7 @@ class Values:
     def __init__(self, wanted: Wanted):
         self._wanted, self.name = wanted, dns_name(wanted.deployment)
         if wanted.max_replicas and wanted.max_replicas < wanted.replicas:
-            must = f"deployment.kubernetes_max_replicas must be 0 or at least the {wanted.replicas} replicas"
+            must = f"max_replicas (or deployment.kubernetes_max_replicas) must be 0 or at least the {wanted.replicas} replicas"
             raise InputError(problem("kubernetes", must, wanted.max_replicas))
         address = urlsplit(wanted.url)
         self.host, self.secured = address.hostname or "", address.scheme == "https"

@@ -30,6 +30,8 @@ class Options:
     replicas: int = 1
     cpu: float = 0.0
     memory_mb: int = 0
+    max_replicas: int = 0
+    cpu_percent: int = 70
     environment: str = "isolated"
 
     def check(self) -> "Options":
@@ -45,6 +47,11 @@ class Options:
         for word, most in (("workers", 64), ("replicas", 1000)):
             if not 1 <= getattr(self, word) <= most:
                 raise InputError(problem("deploy", f"{word} must be 1 to {most}", getattr(self, word)))
+        if self.max_replicas and not self.replicas <= self.max_replicas <= 1000:
+            must = f"max_replicas must be 0, or {self.replicas} (the replicas) to 1000"
+            raise InputError(problem("deploy", must, self.max_replicas))
+        if not 1 <= self.cpu_percent <= 100:
+            raise InputError(problem("deploy", "cpu_percent must be 1 to 100", self.cpu_percent))
         for word in ("cpu", "memory_mb"):
             if not 0 <= getattr(self, word) < float("inf"):
                 raise InputError(problem("deploy", f"{word} must be at least 0 (0: no limit)", getattr(self, word)))

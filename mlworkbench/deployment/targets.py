@@ -36,6 +36,8 @@ class Request:
     replicas: int = 1
     cpu: float = 0.0  # cores that a replica may use; 0: no limit
     memory_mb: int = 0  # that a replica may use; 0: no limit
+    max_replicas: int = 0  # that autoscaling may make; 0: as the place's settings have it
+    cpu_percent: int = 70  # of the processors asked for, busy on average: from there on autoscaling adds replicas
     image: str = ""  # a proved image of the bundle, where the target runs images
     environment: str = "isolated"  # or current
     timeout_s: float = 90.0  # to become ready

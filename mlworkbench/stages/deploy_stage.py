@@ -33,6 +33,8 @@ def deploy(
     replicas: Annotated[int, Ge(1), Le(1000), Advanced()] = 1,
     cpu: Annotated[float, Ge(0), Advanced()] = 0.0,
     memory_mb: Annotated[int, Ge(0), Advanced()] = 0,
+    max_replicas: Annotated[int, Ge(0), Le(1000), Advanced()] = 0,
+    cpu_percent: Annotated[int, Ge(1), Le(100), Advanced()] = 70,
     environment: Annotated[Literal["isolated", "current"] | None, Setting("bundling.environment")] = None,
     timeout_s: Annotated[float | None, Gt(0), Setting("deployment.timeout_s")] = None,
 ) -> Deployment:
@@ -56,10 +58,15 @@ def deploy(
         cores that a replica may use, where the target can limit them; 0 means no limit
     memory_mb
         megabytes that a replica may use, where the target can limit them; 0 means no limit
+    max_replicas
+        replicas that the target's autoscaling may make; 0 means as its settings have it
+    cpu_percent
+        of the processors asked for; replicas busier than this get company by autoscaling
     environment
         isolated runs in the bundle's own environment, current in this one
     timeout_s
         seconds until it must be ready
     """
     return deploy_bundle(bundle_path(bundle, where="deploy"), name=name, target=target, port=port, workers=workers,
-                         replicas=replicas, cpu=cpu, memory_mb=memory_mb, environment=environment, timeout_s=timeout_s)
+                         replicas=replicas, cpu=cpu, memory_mb=memory_mb, max_replicas=max_replicas,
+                         cpu_percent=cpu_percent, environment=environment, timeout_s=timeout_s)

@@ -1,19 +1,18 @@
 """A whole stack under a real engine: watched, turned to other settings, gone at the end. (Updates: the contract of targets.)"""
 
 import json
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import engine_parts
 import httpx
 import pytest
 from handmade_bundle import census, fitted_pipeline
 
 from mlworkbench.bundling.build import build_bundle
 from mlworkbench.bundling.parity import pinned
-from mlworkbench.containers.engine import find_engine
 from mlworkbench.core.errors import InputError, MissingPart
 from mlworkbench.deployment import stacks
 from mlworkbench.deployment.deploy import deploy, find_deployment, stop_deployment
@@ -24,7 +23,7 @@ from mlworkbench.serving.log import read_records
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ["age", "education", "sex"]
-PARTS = {"PROXY": "mlw-part-haproxy:1", "PROMETHEUS": "mlw-part-prometheus:1", "ALERTMANAGER": "mlw-part-alertmanager:1",
+PARTS = {"PROXY": "mlw-proxy:debian", "PROMETHEUS": "mlw-part-prometheus:1", "ALERTMANAGER": "mlw-part-alertmanager:1",
          "GRAFANA": ""}
 NAME = "stack"
 
@@ -33,16 +32,7 @@ NAME = "stack"
 def engine(need):
     """A running engine with images of the parts, made from Debian packages; Grafana's server cannot be had that way."""
     need("docker-compose", "On Debian: apt-get install docker-compose")
-    try:
-        found = find_engine()
-        made = subprocess.run(["sh", ROOT / "tests" / "part_images.sh"], capture_output=True, text=True,
-                              env={**os.environ, "DOCKER": found.program})
-        problem = made.stderr.strip() if made.returncode else ""
-    except MissingPart as missing:
-        problem = str(missing)
-    if problem:
-        (pytest.fail if os.environ.get("MLWORKBENCH_REQUIRE") == "all" else pytest.skip)(problem)
-    return found
+    return engine_parts.engine_with("docker", "proxy_image.sh", "part_images.sh")
 
 
 @pytest.fixture(scope="module")

@@ -4,20 +4,24 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 from uuid import uuid4
 
+import engine_parts
 import httpx
 import psutil
 import pytest
 
 import mlworkbench as mlw
-from mlworkbench.bundling.parity import wait_ready
+from mlworkbench.bundling.environment import find_uv
+from mlworkbench.bundling.parity import check_parity, prove, wait_ready
+from mlworkbench.bundling.verify import read_part
 from mlworkbench.containers import image as image_module
-from mlworkbench.containers.engine import find_engine, start_container
+from mlworkbench.containers.engine import ca_file, find_engine, start_container
 from mlworkbench.containers.image import plan_image
 from mlworkbench.core.errors import GateFailed, InputError, MissingPart
 from mlworkbench.core.jobs import Job
@@ -28,17 +32,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def engine():
-    """A running engine with the tests' base image; without one, skipped (or failed under MLWORKBENCH_REQUIRE=all)."""
-    try:
-        found = find_engine()
-        made = subprocess.run(["sh", ROOT / "tests" / "base_image.sh"], capture_output=True, text=True,
-                              env={**os.environ, "DOCKER": found.program})
-        problem = made.stderr.strip() if made.returncode else ""
-    except MissingPart as missing:
-        problem = str(missing)
-    if problem:
-        (pytest.fail if os.environ.get("MLWORKBENCH_REQUIRE") == "all" else pytest.skip)(problem)
-    return found
+    """A running engine with the tests' base image."""
+    return engine_parts.engine_with("docker", "base_image.sh")
 
 
 @pytest.fixture
@@ -388,3 +383,42 @@ def test_the_same_bundle_gives_the_same_layers(based, built_image, built_bundle,
         assert made.sbom == built_image.sbom
     finally:
         based.clean("rmi", made.tag)
+
+
+@pytest.fixture
+def official_base(engine, tmp_path):
+    """The name of BentoML's own base image stands for the tests' base, with uv and this machine's authorities in it."""
+    name, work = "python:3.11-slim", tmp_path / "base"
+    if not engine.clean("image", "inspect", "--format", "{{.Id}}", name):
+        work.mkdir()
+        authorities = ca_file()
+        shutil.copy(find_uv(), work / "uv")
+        (work / "ca.crt").write_bytes(authorities.read_bytes() if authorities else b"")
+        place = "/etc/ssl/certs/ca-certificates.crt"
+        trust = [f"COPY ca.crt {place}", f"ENV SSL_CERT_FILE={place}"] if authorities else []
+        (work / "Dockerfile").write_text("\n".join(["FROM mlw-base:py311", "COPY uv /usr/local/bin/uv", *trust, ""]))
+        engine.run("build", "--tag", name, work)
+        yield
+        engine.clean("rmi", name)
+    else:
+        yield
+
+
+def test_bentoml_containerize_makes_an_image_of_the_same_bundle_that_answers_the_same(
+    engine, official_base, built_bundle, built_image, measured
+):
+    path, tag = Path(built_bundle.path), f"mlw-bentoml-{uuid4().hex[:8]}:1"
+    environ = {**os.environ, "BENTOML_HOME": str(path.parents[2]), "DOCKER_BUILDKIT": "1", "BENTOML_DO_NOT_TRACK": "True"}
+    command = [Path(sys.executable).parent / "bentoml", "containerize", built_bundle.tag, "-t", tag]
+    try:
+        made = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=900)
+        assert made.returncode == 0, (made.stdout + made.stderr)[-3000:]
+        with start_container(engine, tag, environment={"MLW_PROBE_TOKEN": "t"}, options=("--read-only=false",)) as container:
+            wait_ready(container.url, timeout_s=90, alive=container.alive, output=container.tail)
+            check = prove(container.url, read_part(path, "golden.json"), at_once=100, probe="t")
+        check_parity(check, "bentoml containerize")
+        size = int(engine.run("image", "inspect", "--format", "{{.Size}}", tag).output) / 1e6
+        measured(size_mb=round(size), ours_mb=round(built_image.size_mb))
+        assert built_image.size_mb < size / 2
+    finally:
+        engine.clean("rmi", "--force", tag)

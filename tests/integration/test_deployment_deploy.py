@@ -15,12 +15,12 @@ from pathlib import Path
 import httpx
 import pandas as pd
 import pytest
-from handmade_bundle import census, fitted_pipeline
+from handmade_bundle import census, changed_copy, fitted_pipeline
 
 from mlworkbench import stages
 from mlworkbench.app.running import panel_of, replaces
 from mlworkbench.bundling.build import build_bundle
-from mlworkbench.bundling.verify import CERTIFICATE, MANIFEST, SOURCE, bundle_sha256, hash_files, seal
+from mlworkbench.bundling.verify import SOURCE, bundle_sha256
 from mlworkbench.core.errors import GateFailed, InputError, MissingPart, NotFound
 from mlworkbench.core.jobs import Job
 from mlworkbench.core.workspace import workspace
@@ -31,7 +31,6 @@ from mlworkbench.deployment.keys import add_key, own_key, revoke_key
 from mlworkbench.deployment.local import LocalTarget, revisions
 from mlworkbench.deployment.targets import check_port
 from mlworkbench.monitoring.monitor import monitor
-from mlworkbench.serving.integrity import content_sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ["age", "education", "sex"]
@@ -79,17 +78,7 @@ def up(home, bundles) -> Iterator[Callable]:
 
 
 def spoilt(bundle: str, folder: Path, name: str, text: str) -> str:
-    """A copy of a bundle with one file of its content replaced, sealed as if it had been proved so."""
-    copy = folder / Path(bundle).name
-    shutil.copytree(bundle, copy)
-    (copy / SOURCE / name).write_text(text, encoding="utf-8")
-    manifest = json.loads((copy / SOURCE / MANIFEST).read_text())
-    manifest["files"] = {k: v for k, v in hash_files(copy / SOURCE).items() if k in manifest["files"]}
-    digest = content_sha256(manifest)
-    (copy / SOURCE / MANIFEST).write_text(json.dumps({**manifest, "content_sha256": digest, "version": digest[:16]}))
-    certificate = json.loads((copy / SOURCE / CERTIFICATE).read_text())
-    (copy / SOURCE / CERTIFICATE).write_text(json.dumps({**certificate, "sealed": seal(copy)}))
-    return str(copy)
+    return str(changed_copy(bundle, folder / Path(bundle).name, name, lambda _: text))
 
 
 def until(condition: Callable[[], object], seconds: float = 60.0) -> object:

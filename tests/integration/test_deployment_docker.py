@@ -314,8 +314,8 @@ def test_without_an_engine_or_the_proxy_s_image_it_is_said_what_to_do(up, engine
         assert missing.value.exit_code == 3
         plan = plan_deployment(bundle, name="nowhere", target="docker")
         assert plan.plan.action == "create" and "docker" in plan.reasons[0]
-    monkeypatch.setenv("MLWORKBENCH_DEPLOYMENT_PROXY_IMAGE", "127.0.0.1:9/haproxy:1")
-    with pytest.raises(MissingPart, match=r"deployment\.proxy_image") as missing:
+    monkeypatch.setenv("MLWORKBENCH_CONTAINERS_PROXY_IMAGE", "127.0.0.1:9/haproxy:1")
+    with pytest.raises(MissingPart, match=r"containers\.proxy_image") as missing:
         up("nowhere")
     assert missing.value.exit_code == 3 and engine_parts.of_workspace(engine, workspace().root, "nowhere") == []
 
@@ -328,21 +328,3 @@ def test_limits_that_the_machine_cannot_give_are_refused_before_anything_is_made
     with pytest.raises(InputError, match=told):
         up("limits", **options)
     assert engine_parts.of_workspace(engine, workspace().root, "limits") == []
-
-
-def test_podman_runs_the_same_and_leaves_nothing(bundle, rows, monkeypatch):
-    for name, value in engine_parts.NARROW.items():
-        monkeypatch.setenv(name, value)
-    engine, root = engine_parts.podman(), workspace().root
-    try:
-        served = deploy(bundle, name="pod", target="podman", memory_mb=600)
-        assert served.status()["state"] == "running" and len(served.predict(rows.head(2))) == 2
-        assert plan_deployment(bundle, name="pod", target="podman", memory_mb=600).plan.action == "nothing"
-        after = deploy(bundle, name="pod", target="podman", memory_mb=600, workers=2)
-        assert after.url == served.url and len(after.predict(rows.head(2))) == 2
-        assert len(engine_parts.of_workspace(engine, root, "pod")) == 3 and "initialized" in after.logs(50)
-    finally:
-        if workspace().ledger.get("deployment", "pod"):
-            stop_deployment("pod")
-        engine.clean("rmi", "--force", *engine_parts.images_of(engine, bundle_sha256(Path(bundle))))
-    assert engine_parts.of_workspace(engine, root) == []

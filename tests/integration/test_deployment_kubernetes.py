@@ -6,24 +6,23 @@ import copy
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from handmade_bundle import census, fitted_pipeline
+from handmade_bundle import census, changed_copy, fitted_pipeline, turned_round
 from kube_server import KubeServer, until
 from kube_server import Refused as Unavailable
 
 from mlworkbench.bundling.build import build_bundle
 from mlworkbench.bundling.parity import ask, free_port
-from mlworkbench.bundling.verify import CERTIFICATE, MANIFEST, SOURCE, bundle_sha256, hash_files, seal
+from mlworkbench.bundling.verify import MANIFEST, SOURCE, bundle_sha256
 from mlworkbench.containers.engine import find_engine
 from mlworkbench.core.errors import GateFailed, InputError, MissingPart, WorkbenchError
 from mlworkbench.core.jobs import end_group
@@ -33,25 +32,10 @@ from mlworkbench.deployment.deploy import deploy, roll_back, stop_deployment
 from mlworkbench.deployment.keys import add_key, revoke_key
 from mlworkbench.deployment.manifests import Wanted, assemble, render_manifests
 from mlworkbench.deployment.plan import asked, plan_deployment
-from mlworkbench.serving.integrity import content_sha256
 
 COLUMNS = ["age", "education", "sex"]
 LIVE = ("Deployment", "Service", "Secret", "NetworkPolicy", "ServiceAccount", "PodDisruptionBudget", "Ingress", "Pod",
         "HorizontalPodAutoscaler", "CronJob", "ServiceMonitor", "HTTPRoute")
-
-
-def changed_copy(bundle: Path, folder: Path, name: str, change: Callable[[str], str]) -> Path:
-    """A copy of a bundle with one file of its content changed, sealed as if it had been proved so."""
-    shutil.copytree(bundle, folder)
-    path = folder / SOURCE / name
-    path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
-    manifest = json.loads((folder / SOURCE / MANIFEST).read_text())
-    manifest["files"] = {k: v for k, v in hash_files(folder / SOURCE).items() if k in manifest["files"]}
-    digest = content_sha256(manifest)
-    (folder / SOURCE / MANIFEST).write_text(json.dumps({**manifest, "content_sha256": digest, "version": digest[:16]}))
-    certificate = json.loads((folder / SOURCE / CERTIFICATE).read_text())
-    (folder / SOURCE / CERTIFICATE).write_text(json.dumps({**certificate, "sealed": seal(folder)}))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +58,8 @@ def bundles(home, rows) -> dict[str, Path]:
     """`good`; `better`, another version of it; `wrong`, whose golden rows are answered otherwise than it says."""
     model = fitted_pipeline(rows, census(600)[1])
     good = Path(build_bundle(model, name="people", examples=rows, environment="current", golden_rows=16).path)
-    flipped = {"yes": "no", "no": "yes"}
-
-    def lie(text: str) -> str:
-        golden = json.loads(text)
-        return json.dumps(golden | {"predictions": [flipped[p] for p in golden["predictions"]]})
-
     return {"good": good, "better": changed_copy(good, home / "better", "page.html", lambda text: text + "\n"),
-            "wrong": changed_copy(good, home / "wrong", "golden.json", lie)}
+            "wrong": changed_copy(good, home / "wrong", "golden.json", turned_round)}
 
 
 @pytest.fixture(scope="module")

@@ -3,27 +3,27 @@
 import inspect
 import json
 import os
-import shutil
+import pkgutil
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import engine_parts
 import pandas as pd
 import pytest
-from handmade_bundle import census, fitted_pipeline
+from handmade_bundle import census, changed_copy, fitted_pipeline, turned_round
 from hosts_over_ssh import Hosts, hosts_over_ssh
 from kube_server import KubeServer
 from traffic import traffic
 
 from mlworkbench.bundling.build import build_bundle
-from mlworkbench.bundling.verify import CERTIFICATE, MANIFEST, SOURCE, bundle_sha256, hash_files, seal
-from mlworkbench.containers.engine import find_engine
-from mlworkbench.core.errors import GateFailed, InputError, MissingPart
+from mlworkbench.bundling.verify import bundle_sha256
+from mlworkbench.core.errors import GateFailed, InputError
 from mlworkbench.core.jobs import Job
 from mlworkbench.core.workspace import workspace
 from mlworkbench.deployment import supervisor
@@ -35,8 +35,7 @@ from mlworkbench.deployment.local import doors, revisions
 from mlworkbench.deployment.measure import measure_bundle
 from mlworkbench.deployment.plan import plan_deployment
 from mlworkbench.deployment.stacks import Project
-from mlworkbench.deployment.targets import find_target
-from mlworkbench.serving.integrity import content_sha256
+from mlworkbench.deployment.targets import find_target, target_names
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ["age", "education", "sex"]
@@ -68,16 +67,16 @@ def _docker() -> Place:
     return Place("docker", {}, lambda name: engine_parts.of_workspace(engine, workspace().root, name), 3)
 
 
+def _podman() -> Place:
+    """With what Docker built, where it built some: that Podman builds the same has its own test."""
+    engine = engine_parts.podman()
+    engine_parts.copy_images(BUNDLES[:2], engine)
+    return Place("podman", {"memory_mb": 600}, lambda name: engine_parts.of_workspace(engine, workspace().root, name), 3)
+
+
 def _compose() -> Place:
     """Proxy and service; what watches them has its own test."""
-    try:
-        made = subprocess.run(["sh", ROOT / "tests/part_images.sh"], capture_output=True, text=True,
-                              env={**os.environ, "DOCKER": find_engine().program})
-        problem = made.stderr.strip() if made.returncode else ""
-    except MissingPart as missing:
-        problem = str(missing)
-    if problem:
-        (pytest.fail if os.environ.get("MLWORKBENCH_REQUIRE") == "all" else pytest.skip)(problem)
+    engine_parts.docker()
     return Place("compose", {}, lambda name: sorted(Project(workspace().deployments / name).ids()), 2)
 
 
@@ -91,24 +90,33 @@ def _kubernetes(name: str) -> list[str]:
 
 
 HOSTS: list[Hosts] = []  # real ssh servers on this machine
+BUNDLES: list[str] = []  # the certificates' hashes of those that are deployed
 
 SETTINGS = {
-    "CONTAINERS_PROXY_IMAGE": "mlw-part-haproxy:1", "CONTAINERS_RATE_LIMIT": "0", "CONTAINERS_PROMETHEUS_IMAGE": "",
+    "CONTAINERS_RATE_LIMIT": "0", "CONTAINERS_PROMETHEUS_IMAGE": "",
     "CONTAINERS_ALERTMANAGER_IMAGE": "", "CONTAINERS_GRAFANA_IMAGE": "",
     "DEPLOYMENT_KUBERNETES_IMAGE": "registry.test/{name}:{version}",
 }
 PLACES = {
-    "local": lambda: Place("local", {"environment": "current"}, _local, 2), "docker": _docker, "compose": _compose,
+    "local": lambda: Place("local", {"environment": "current"}, _local, 2),
+    "docker": _docker, "podman": _podman, "compose": _compose,
     "kubernetes": lambda: Place("kubernetes", {}, _kubernetes, 3),
     "ssh": lambda: Place("ssh", {"environment": "current"}, HOSTS[0].running, 2),
 }
+for named in filter(None, os.environ.get("MLW_PLACES", "").split(",")):  # targets of other packages
+    PLACES[named.rpartition(":")[2]] = pkgutil.resolve_name(named)
 OFTEN = ("local", "docker")  # where `make test` kills and loads; `make soak` does everywhere
+PAGE = ROOT / "docs" / "targets.md"
+
+
+def is_heavy(arguments: Iterable[str]) -> bool:
+    return bool({"size", "measured"} & set(arguments))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every check over every target."""
     if "place" in metafunc.fixturenames:
-        heavy = {"size", "measured"} & set(metafunc.fixturenames) and not os.environ.get("MLW_SOAK")
+        heavy = is_heavy(metafunc.fixturenames) and not os.environ.get("MLW_SOAK")
         metafunc.parametrize("place", OFTEN if heavy else list(PLACES), indirect=True)
 
 
@@ -130,46 +138,34 @@ def bundles(tmp_path_factory, rows) -> Iterator[list[str]]:
         y = census(600)[1]
         models = [fitted_pipeline(rows, y), fitted_pipeline(rows, y, trees=3)]
         found = [build_bundle(m, name="people", examples=rows, environment="current", golden_rows=16).path for m in models]
-        every = [*found, wrong(found[1], folder)]
+        wrong = changed_copy(found[1], folder / "wrong" / Path(found[1]).name, "golden.json", turned_round)
+        every = [*found, str(wrong)]
         with KubeServer(folder / "pods", {bundle_sha256(Path(one)): Path(one) for one in every}) as double:
             patch.setenv("KUBECONFIG", str(double.kubeconfig(folder / "kubeconfig")))
             patch.setenv("MLWORKBENCH_DEPLOYMENT_KUBERNETES_URL", double.front.replace("127.0.0.1", "localhost"))
-            DOUBLE[:] = [double]
+            DOUBLE[:], BUNDLES[:] = [double], [bundle_sha256(Path(one)) for one in every]
             yield every
-        engine_parts.remove_images([bundle_sha256(Path(path)) for path in found])
-
-
-def wrong(bundle: str, folder: Path) -> str:
-    """A copy of a bundle with its golden predictions turned round, sealed as if it had been proved so."""
-    copy = folder / "wrong" / Path(bundle).name
-    shutil.copytree(bundle, copy)
-    golden = json.loads((copy / SOURCE / "golden.json").read_text())
-    golden["predictions"] = ["yes" if p == "no" else "no" for p in golden["predictions"]]
-    (copy / SOURCE / "golden.json").write_text(json.dumps(golden), encoding="utf-8")
-    manifest = json.loads((copy / SOURCE / MANIFEST).read_text())
-    manifest["files"] = {k: v for k, v in hash_files(copy / SOURCE).items() if k in manifest["files"]}
-    digest = content_sha256(manifest)
-    (copy / SOURCE / MANIFEST).write_text(json.dumps({**manifest, "content_sha256": digest, "version": digest[:16]}))
-    certificate = json.loads((copy / SOURCE / CERTIFICATE).read_text())
-    (copy / SOURCE / CERTIFICATE).write_text(json.dumps({**certificate, "sealed": seal(copy)}))
-    return str(copy)
+        engine_parts.remove_images(BUNDLES)
 
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory, need, bundles) -> Iterator[Hosts]:
     """One host; at the end no process of it may be left."""
     sshd = need("sshd", "Install it: apt-get install openssh-server")
-    with hosts_over_ssh(sshd, tmp_path_factory.mktemp("hosts").resolve(), ("one",)) as found, pytest.MonkeyPatch.context() as patch:
+    folder = tmp_path_factory.mktemp("hosts").resolve()
+    with hosts_over_ssh(sshd, folder, ("one",)) as found, pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLWORKBENCH_DEPLOYMENT_SSH_INVENTORY", str(found.inventory))
         HOSTS[:] = [found]
         yield found
 
 
 @pytest.fixture
-def place(request, bundles) -> Iterator[Place]:
+def place(request, bundles, monkeypatch) -> Iterator[Place]:
     """Each target; whatever a test leaves running there under its own name is ended, and nothing may be left then."""
     if request.param == "ssh":
         request.getfixturevalue("hosts")
+    for word, told in engine_parts.NARROW.items() if request.param == "podman" else ():
+        monkeypatch.setenv(word, told)
     here = PLACES[request.param]()
     yield here
     for artifact in workspace().ledger.artifacts("deployment"):
@@ -338,3 +334,36 @@ def test_advice_is_measured_and_its_options_are_what_deploy_takes(bundles, monke
     assert all(decision.why for decision in found.decisions) and found.decisions[0].why in found.headline()
     with pytest.raises(InputError, match="at least 0"):
         advise(bundles[0], latency_ms=-1)
+    scaled = {"replicas": 2, "max_replicas": 6, "cpu_percent": 60}
+    plan = plan_deployment(bundles[0], name="advised", target="kubernetes", **scaled).plan
+    assert "2 to 6, by 60 % of cpu" in [change.then for change in plan.changes]
+
+
+@pytest.mark.skipif("MLW_PLACES" in os.environ, reason="the table is about our own targets")
+def test_the_documented_table_is_what_runs():
+    rows = [f"| it holds that | {' | '.join(f'`{name}`' for name in PLACES)} |", "|---|" + "---|" * len(PLACES)]
+    for name, check in list(globals().items()):
+        if name.startswith("test_") and "place" in (asked := inspect.signature(check).parameters):
+            often = OFTEN if is_heavy(asked) else PLACES
+            cells = ["each run" if place in often else "soak" for place in PLACES]
+            rows.append(f"| {name.removeprefix('test_').replace('_', ' ')} | {' | '.join(cells)} |")
+    page, table = PAGE.read_text(encoding="utf-8"), "\n".join(rows)
+    wanted = re.sub(r"(?s)(?<=<!-- contract -->\n).*?(?=<!-- end -->)", f"{table}\n", page)
+    if os.environ.get("MLW_WRITE"):
+        PAGE.write_text(wanted, encoding="utf-8")
+    assert PAGE.read_text(encoding="utf-8") == wanted
+
+
+def test_a_target_of_another_package_is_deployed_to_like_our_own(bundles, rows, tmp_path, monkeypatch):
+    distribution = tmp_path / "elsewhere-1.dist-info"
+    distribution.mkdir()
+    (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1\n")
+    (distribution / "entry_points.txt").write_text("[mlworkbench.targets]\nelsewhere = elsewhere:Elsewhere\n")
+    code = ["from mlworkbench.deployment.local import LocalTarget", "class Elsewhere(LocalTarget):", "    name = 'elsewhere'", ""]
+    (tmp_path / "elsewhere.py").write_text("\n".join(code))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "elsewhere" in target_names()
+    place = Place("elsewhere", {"environment": "current"}, _local, 2)
+    test_a_deployment_is_planned_made_changed_taken_back_and_ended(place, bundles, rows)
+    find_deployment(place.name("life")).stop()
+    assert place.running(place.name("life")) == []

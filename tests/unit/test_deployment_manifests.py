@@ -33,8 +33,8 @@ from mlworkbench.deployment.manifests import (
 VERSIONS = sorted({published.major_minor(v) for v in published.all_versions()}, key=lambda v: int(v.split(".")[1]))[-3:]
 SMALL = Wanted(deployment="churn", image="registry.test/churn@sha256:" + "ab" * 32, secrets={"keys.json": "{}", "probe": "t"})
 FULL = replace(
-    SMALL, deployment="churn_eu", namespace="models", model="churn", version="1f2e", replicas=2, max_replicas=6, cpu=1.5,
-    memory_mb=512, workers=2, url="https://churn.test", certificate="c", certificate_key="k", pull_secret="registry",
+    SMALL, deployment="churn_eu", namespace="models", model="churn", version="1f2e", replicas=2, max_replicas=6, cpu_percent=60,
+    cpu=1.5, memory_mb=512, workers=2, url="https://churn.test", certificate="c", certificate_key="k", pull_secret="registry",
     log_class="shared", metrics=True, monitor_image="registry.test/mlworkbench@sha256:" + "cd" * 32,
     secrets={"keys.json": "{}", "probe": "t", "metrics-key": "k"}, marks={"org.mlworkbench.bundle.sha256": "ab" * 32},
 )
@@ -162,6 +162,7 @@ def test_replicas_are_the_autoscalers_where_there_is_one():
     assert "replicas" not in scaled["Deployment"]["spec"] and fixed["Deployment"]["spec"]["replicas"] == 2
     scaler = scaled["HorizontalPodAutoscaler"]["spec"]
     assert (scaler["minReplicas"], scaler["maxReplicas"]) == (2, 6) and "HorizontalPodAutoscaler" not in fixed
+    assert scaler["metrics"][0]["resource"]["target"]["averageUtilization"] == 60
     assert kinds(assemble(render_manifests(FULL), "overlays/dev"))["Deployment"]["spec"]["replicas"] == 1
 
 
