@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
@@ -68,7 +69,9 @@ NOTES = "MLW_SOAK_NOTES"  # the file that all processes of a soak write their no
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A soak's notes are gathered in one file, whichever process measured."""
+    """Ctrl-C reaches what tests start; a soak's notes are gathered in one file, whichever process measured."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background: children would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("MLW_SOAK") and not hasattr(config, "workerinput"):
         handle, path = tempfile.mkstemp(prefix="soak-", suffix=".jsonl")
         os.close(handle)
