@@ -44,7 +44,7 @@ lab: .venv/.dev ## JupyterLab on a copy of the five stage notebooks
 
 test: .venv/.dev ## all lessons and all tests, heavy ones at small sizes
 	$(BIN)/nbdev-test --n-workers 2
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: .venv/.dev ## the same heavy tests at full size; writes a dated table to docs/evidence
 	MLW_SOAK=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m soak $(ARGS)

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tarfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -200,27 +199,6 @@ def test_an_apply_that_was_killed_at_any_step_is_finished_by_the_next(cluster, b
         deployed = cluster.of("Deployment")[0]["spec"]["template"]["metadata"]["annotations"]
         assert deployed["org.mlworkbench.bundle.sha256"] == bundle_sha256(bundles[now])
     assert step == 8
-
-
-def test_it_answers_all_through_an_update(cluster, bundles, rows):
-    served = up(bundles["good"])
-    answered, faults, ended = [], [], threading.Event()
-
-    def ask() -> None:
-        while not ended.is_set():
-            try:
-                answered.append(len(served.predict(rows.head(2))))
-            except WorkbenchError as error:
-                faults.append(str(error))
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    try:
-        up(bundles["better"])
-    finally:
-        ended.set()
-        asking.join(30)
-    assert faults == [] and len(answered) > 3  # the contract test has many callers
 
 
 def test_parts_come_and_go_with_their_settings_and_drift_is_seen(cluster, bundles, monkeypatch):

@@ -18,7 +18,6 @@ from hosts_over_ssh import Hosts, hosts_over_ssh
 
 from mlworkbench.bundling.build import build_bundle
 from mlworkbench.core.errors import InputError, MissingPart, WorkbenchError
-from mlworkbench.core.jobs import Job
 from mlworkbench.core.resources import resource
 from mlworkbench.core.workspace import workspace
 from mlworkbench.deployment.client import Client
@@ -182,18 +181,6 @@ def test_an_update_refuses_nobody_and_the_log_comes_home(hosts, served, bundles,
     assert fetch_log("life") and fetch_log("life") == []
     known = {record["prediction_id"] for record in read_records(after.log_folder, "predictions")}
     assert set(asked["prediction_id"]) <= known
-
-
-def test_a_deployment_that_is_cancelled_leaves_nothing(hosts, bundles, monkeypatch):
-    monkeypatch.setenv("MLWORKBENCH_DEPLOYMENT_SSH_HOSTS", "one")
-    job = Job(deploy, bundle=bundles[0], name="cancel", target="ssh", environment="current").start()
-    end = time.monotonic() + 120
-    while not hosts.running("cancel") and time.monotonic() < end and job.state == "running":
-        time.sleep(0.05)
-    job.cancel()
-    assert job.wait(120) and job.state == "cancelled", job.error
-    assert hosts.running("cancel") == [] and workspace().ledger.get("deployment", "cancel") is None
-    assert {p.name for p in (hosts.root("one") / "cancel").iterdir()} <= {"log", "host.lock"}
 
 
 def refused(bundle: str, name: str, kind: type[WorkbenchError], words: str) -> None:

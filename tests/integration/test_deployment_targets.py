@@ -201,6 +201,9 @@ def test_a_deployment_is_planned_made_changed_taken_back_and_ended(place, bundle
     assert second.url == first.url and second.details["bundle"] != first.details["bundle"]
     assert len(place.running(name)) == place.at_rest
     assert second.predict(rows.head(20))["probability_yes"].tolist() != answers["probability_yes"].tolist()
+    for change in (lambda: up(place, bundles[0], name), lambda: roll_back(name)):
+        with workspace().lock("deployment", name), pytest.raises(InputError, match="one run at a time"):
+            change()
     back = roll_back(name)
     assert back.details["bundle"] == first.details["bundle"] and back.url == first.url
     assert back.predict(rows.head(20))["probability_yes"].tolist() == answers["probability_yes"].tolist()
@@ -213,13 +216,27 @@ def test_a_deployment_is_planned_made_changed_taken_back_and_ended(place, bundle
     assert up(place, bundles[0], name).status()["state"] == "running"
 
 
-def test_what_is_not_proved_never_takes_over(place, bundles, rows):
+def cancelled(place: Place, bundle: str, name: str) -> None:
+    """Begin a deployment, and cancel it when the new one is up, or about to be."""
+    words = find_target(place.target).steps[2:4]
+    job = Job(deploy, bundle=bundle, name=name, target=place.target, **place.options).start()
+    end = time.monotonic() + 60
+    while not any(word in job.text for word in words) and time.monotonic() < end and job.state == "running":
+        time.sleep(0.02)
+    job.cancel()
+    assert job.wait(60) and job.state == "cancelled"
+
+
+def test_what_is_not_proved_or_is_cancelled_never_takes_over_and_leaves_nothing(place, bundles, rows):
     name = place.name("gate")
     served = up(place, bundles[0], name)
     before = place.running(name)
     with pytest.raises(GateFailed, match="notebook's predictions"):
         up(place, bundles[2], name)
     assert place.running(name) == before and find_deployment(name).details == served.details
+    cancelled(place, bundles[1], name)
+    assert place.running(name) == before and find_deployment(name).details == served.details
+    assert not (workspace().deployments / name / "applying.json").exists()
     assert len(served.predict(rows.head(3))) == 3
     with pytest.raises(GateFailed):
         up(place, bundles[2], f"{name}-alone")
@@ -290,30 +307,6 @@ def test_an_update_and_a_rollback_under_load_fail_no_request(place, bundles, row
     assert find_deployment(name).details["bundle"] == served.details["bundle"]
     measured(target=place.target, seconds=round(seconds), updates_and_rollbacks=rounds, requests=heard.requests,
              requests_per_s=round(heard.requests / seconds), failed=heard.failed)
-
-
-def test_a_cancelled_change_leaves_what_ran(place, bundles, rows):
-    name = place.name("cancel")
-    served = up(place, bundles[0], name)
-    before = place.running(name)
-    words = find_target(place.target).steps[2:4]  # the new one is up, or about to be
-    job = Job(deploy, bundle=bundles[1], name=name, target=place.target, **place.options).start()
-    end = time.monotonic() + 60
-    while not any(word in job.text for word in words) and time.monotonic() < end and job.state == "running":
-        time.sleep(0.02)
-    job.cancel()
-    assert job.wait(60) and job.state == "cancelled"
-    assert place.running(name) == before and len(served.predict(rows.head(2))) == 2
-    assert not (workspace().deployments / name / "applying.json").exists()
-
-
-def test_two_changes_of_one_name_at_once_are_refused(place, bundles):
-    name = place.name("twice")
-    up(place, bundles[0], name)
-    with workspace().lock("deployment", name), pytest.raises(InputError, match="one run at a time"):
-        up(place, bundles[1], name)
-    with workspace().lock("deployment", name), pytest.raises(InputError, match="one run at a time"):
-        roll_back(name)
 
 
 def test_every_target_says_what_it_would_do_and_in_which_steps(place, bundles):
