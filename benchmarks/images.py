@@ -213,8 +213,8 @@ def page(found: dict[str, tuple[Found, Found]], options: argparse.Namespace, eng
         "and would bring it by pip). Sizes are uncompressed, as the engine counts them. Built: from the command to the image, "
         "each with its program's own start; `nothing cached` builds with `--no-cache`, downloads come from the cache mount of "
         "both; `another model` changes the model alone: ours starts its service in the builder, to see what it uses, where the "
-        "plain one runs nothing. Started in turn, without capabilities, and ours read-only (the plain one writes where its models "
-        "lie); the median of "
+        "plain one runs nothing. Started in turn, without capabilities, and ours read-only (the plain one writes where its "
+        "models lie); the median of "
         f"{options.starts}. The first answer is compared with the pipeline's.", "", *targets(found),
     ]
     for model, pair in found.items():
