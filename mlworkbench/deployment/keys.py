@@ -25,8 +25,8 @@ OWN = ("predict", "feedback")  # what the workbench's own key is good for
 
 
 def keys_file(place: Path) -> Path:
-    """The key file of a deployment's folder; a path that ends in ``.json`` is one itself."""
-    return place if place.suffix == ".json" else place / "keys.json"
+    """The key file of a deployment's folder; a path that ends in ``.json``, and is no folder, is one itself."""
+    return place if place.suffix == ".json" and not place.is_dir() else place / "keys.json"
 
 
 def own_key_file(folder: Path) -> Path:

@@ -61,8 +61,11 @@ class Options:
 
 def request_for(name: str, where: Path, tag: str, options: Options, timeout_s: float | None) -> Request:
     """A request by these options, and by the settings in force."""
-    tls = check_tls(setting("deployment.tls_certificate"), setting("deployment.tls_key"))
-    return Request(name, where, tag, workspace().deployments / name, sha256=bundle_sha256(where), host=setting("deployment.host"),
+    tls, host = check_tls(setting("deployment.tls_certificate"), setting("deployment.tls_key")), setting("deployment.host")
+    if ":" in host:
+        do = "Put a proxy before it where callers have IPv6 alone"
+        raise InputError(problem("deployment.host", "it must be an IPv4 address or a name of this machine", host, do))
+    return Request(name, where, tag, workspace().deployments / name, sha256=bundle_sha256(where), host=host,
                    timeout_s=timeout_s or setting("deployment.timeout_s"), tls=tls, **vars(options))
 
 

@@ -267,11 +267,18 @@ def test_two_deploys_of_one_name_at_once_are_refused_and_the_first_one_stands(up
     ({"bundle": "no-such:1"}, "tag or the folder of a bundle"), ({"target": "moon"}, "Known: local"),
     ({"name": "My Name; rm"}, "Try 'my-name-rm'"), ({"port": 70000}, "1 to 65535"), ({"workers": 0}, "1 to 64"),
     ({"environment": "mine"}, "isolated, current"), ({"bundle": "latest:nobody"}, "no bundle|must be one that is there"),
+    ({"replicas": 3, "max_replicas": 2}, "3 .the replicas. to 1000, got 2"), ({"cpu_percent": 0}, "1 to 100"),
 ])  # fmt: skip
 def test_wrong_options_are_refused_with_what_to_do(options, told, home, bundles):
     with pytest.raises(InputError, match=told):
         deploy(**({"bundle": bundles[0], "name": "wrong"} | options))
     assert not alive("wrong")
+
+
+def test_an_address_of_ipv6_is_refused_by_the_setting_s_name(home, bundles, monkeypatch):
+    monkeypatch.setenv("MLWORKBENCH_DEPLOYMENT_HOST", "::1")
+    with pytest.raises(InputError, match="deployment.host: it must be an IPv4 address"):
+        deploy(bundles[0], name="wrong")
 
 
 def test_names_that_are_not_there_are_told_with_the_closest(up, bundles):
