@@ -27,7 +27,7 @@ from ..core.errors import GateFailed, InputError, WorkbenchError, problem
 from ..core.jobs import check_cancelled, listening
 from ..core.settings import setting
 from .client import Client
-from .images import ensure_image, find_image, image_id, prepare_image
+from .images import ensure_image, find_image, image_id, proved_image
 from mlworkbench.deployment.proxy import (
     COLOURS,
     PLACES,
@@ -271,12 +271,14 @@ class DockerTarget(Containers):
     def prepare(self, request: Request) -> Request:
         engine = find_engine(self.name)
         ensure_image(engine, setting("containers.proxy_image"), "containers.proxy_image")
-        return prepare_image(engine, self.name, request)
+        return replace(request, image=request.image or image_id(engine, proved_image(engine, request)))
 
     def wanted(self, request: Request) -> dict[str, str]:
         image = request.image
         with contextlib.suppress(WorkbenchError):  # without an engine it can still be told what would be
-            image = image or find_image(find_engine(self.name), request.sha256)
+            engine = find_engine(self.name)
+            name = find_image(engine, request)
+            image = image or (image_id(engine, name) if name else "")
         return super().wanted(request) | words_of(request, image, setting("containers.proxy_image"))
 
     def plan(self, request: Request, current: Mapping[str, Any] | None) -> Plan:

@@ -17,13 +17,14 @@ from typing import Any
 
 from ..bundling.build import load_bundle
 from ..bundling.verify import read_part
-from ..containers.dockerfile import OURS, image_labels
+from ..containers.dockerfile import image_labels
 from ..containers.engine import Engine, find_engine
-from ..containers.image import containerize, image_tag
-from ..core.errors import GateFailed, InputError, MissingPart, problem
+from ..containers.image import image_tag
+from ..core.errors import GateFailed, InputError, MissingPart, WorkbenchError, problem
 from ..core.jobs import report
 from ..core.settings import setting
 from .cluster import Objects
+from .images import find_image, note_pushed, proved_image
 from .keys import add_key, ensure_keys, keys_file, list_keys
 from .manifests import Wanted, assemble, dns_name, read_manifests, render_manifests, write_manifests
 from .release import Release, differences, proof_objects, prove_through, trouble, wait_rolled_out
@@ -96,14 +97,6 @@ def _named_image(request: Request) -> str:
     manifest = read_part(request.bundle, "manifest.json")
     name = setting("deployment.kubernetes_image")
     return name.replace("{name}", manifest["name"]).replace("{version}", manifest["version"])
-
-
-def _proved_image(request: Request, engine: Engine) -> str:
-    """The name of the bundle's image; one that has this name was proved (decision 0009), unless it is another bundle's."""
-    name = image_tag(load_bundle(request.bundle))
-    label = f'{{{{index .Config.Labels "{OURS}.bundle.sha256"}}}}'
-    told = engine.run("image", "inspect", "--format", label, name, check=False).output.strip()
-    return name if told == request.sha256 else containerize(request.bundle).tag
 
 
 def push_image(engine: Engine, image: str, registry: str) -> str:
@@ -181,8 +174,10 @@ class KubernetesTarget(Target):
         if named or (request.image and (not registry or "@sha256:" in request.image)):
             return replace(request, image=named or request.image)
         engine = find_engine(setting("containers.engine"))
-        image = request.image or _proved_image(request, engine)
-        return replace(request, image=push_image(engine, image, registry) if registry else image)
+        image = request.image or proved_image(engine, request)
+        if registry:
+            note_pushed(image, pushed := push_image(engine, image, registry))
+        return replace(request, image=pushed if registry else image)
 
     def wanted(self, request: Request) -> dict[str, str]:
         """The state in words."""
@@ -323,9 +318,11 @@ def _made(request: Request, release: Release) -> dict[str, Any]:
 
 def _expected_image(request: Request) -> str:
     """What the image will be called, before there is one."""
-    name, registry = image_tag(load_bundle(request.bundle)), setting("deployment.kubernetes_registry")
     if named := _named_image(request):
         return named
+    name, registry = image_tag(load_bundle(request.bundle)), setting("deployment.kubernetes_registry")
+    with contextlib.suppress(WorkbenchError):  # without an engine it can still be told what would be
+        name = find_image(find_engine(setting("containers.engine")), request) or name
     return f"{registry.rstrip('/')}/{name.rsplit('/', 1)[-1]}" if registry else name
 
 

@@ -153,7 +153,7 @@ def _evaluation_stations(run_id: str, manifest: Mapping[str, Any]) -> Iterator[S
 def image_stations(reference: str) -> Iterator[Station]:
     """The station of an image (by tag or id), and of the run that built it."""
     images = workspace().ledger.artifacts("image")
-    found = next((a for a in images if reference in (a.id, a.details.get("id"))), None)
+    found = next((a for a in images if reference in (a.id, a.details.get("id"), a.details.get("pushed"))), None)
     if found is None:
         yield Station("image", reference, {"made": "not in this workspace"})
         return

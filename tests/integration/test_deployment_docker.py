@@ -30,6 +30,7 @@ from mlworkbench.deployment.docker import STEPS
 from mlworkbench.deployment.keys import add_key, keys_file, own_key, revoke_key
 from mlworkbench.deployment.plan import plan_deployment
 from mlworkbench.deployment.proxy import Proxy, places, read_live
+from mlworkbench.deployment.trace import trace
 from mlworkbench.deployment.yard import Yard
 from mlworkbench.serving.log import read_records
 
@@ -142,8 +143,10 @@ def test_a_service_is_locked_down_in_bounds_and_reached_through_the_proxy_alone(
     status = served.status()
     assert (status["state"], status["containers"], status["restarts"], status["out_of_memory"]) == ("running", 1, 0, False)
     assert 10 < status["memory_mb"] < 600 and status["image"] == told["Image"] == served.details["made"]["image"]
-    assert served.predict(rows.head(3))["prediction"].isin(["no", "yes"]).all()
-    assert "initialized" in served.logs(50)
+    answers = served.predict(rows.head(3))
+    assert answers["prediction"].isin(["no", "yes"]).all() and "initialized" in served.logs(50)
+    trail = {station.kind: station for station in trace(answers["prediction_id"][0]).stations}
+    assert trail["image"].facts["id"] == status["image"] and [file.state for file in trail["image"].files] == ["as recorded"]
 
 
 def test_what_the_service_says_comes_through_unchanged_and_its_log_is_the_person_s(people, bundle, engine, rows):
