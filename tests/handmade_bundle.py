@@ -24,6 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from mlworkbench.bundling.parity import trust
 from mlworkbench.bundling.verify import CERTIFICATE, MANIFEST, SOURCE, hash_files, seal
 from mlworkbench.serving.integrity import SCHEMA, content_sha256, installed_version, sha256_file
 from mlworkbench.serving.signature import Column, Signature
@@ -143,15 +144,12 @@ class Served:
     def wait_for(self, path: str, timeout_s: float = 120.0) -> None:
         """Until the path answers 200."""
         end = time.monotonic() + timeout_s
-        while time.monotonic() < end:
-            if self.process.poll() is not None:
-                break
-            try:
-                if httpx.get(f"{self.url}/{path}", timeout=5).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
+        with httpx.Client(verify=trust(self.url), trust_env=False, timeout=5) as client:
+            while time.monotonic() < end and self.process.poll() is None:
+                with contextlib.suppress(httpx.TransportError):
+                    if client.get(f"{self.url}/{path}", headers={"Connection": "close"}).status_code == 200:
+                        return
+                time.sleep(0.1)
         raise AssertionError(f"{path} did not answer 200:\n{self.output.read_text()[-3000:]}")
 
     def workers(self) -> list[int]:

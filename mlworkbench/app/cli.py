@@ -207,6 +207,8 @@ def _fault(error: BaseException) -> int:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `mlworkbench`; ends the process with the contract's exit code."""
+    # nbformat's validator would import it, and its grammars take seconds to build, for an address that no notebook holds
+    sys.modules.setdefault("rfc3987_syntax", None)
     try:
         code = cli.main(arguments, prog_name="mlworkbench", standalone_mode=False) or 0
     except click.UsageError as error:

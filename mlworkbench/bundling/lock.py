@@ -8,7 +8,9 @@ __all__ = ['SERVER', 'ELECTIVE', 'BARRED', 'ELSEWHERE', 'imported_modules', 'obj
            'read_lock']
 
 # %% ../../nbs/40_bundling.lock.ipynb #c003
+import functools
 import io
+import os
 import pickle
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -77,6 +79,12 @@ def object_modules(thing: Any) -> set[str]:
     return found - set(sys.stdlib_module_names) | (found & {"__main__"})
 
 # %% ../../nbs/40_bundling.lock.ipynb #c012
+@functools.lru_cache(maxsize=1)
+def _packages(state: tuple[tuple[str, int], ...]) -> Mapping[str, list[str]]:
+    """Which distributions brought each top-level module, in this state of the folders that are searched."""
+    return metadata.packages_distributions()  # it looks at every installed file
+
+
 def distributions_of(modules: Iterable[str]) -> set[str]:
     """Names of the distributions that brought these top-level modules.
 
@@ -85,7 +93,7 @@ def distributions_of(modules: Iterable[str]) -> set[str]:
     InputError
         A module was not installed (a notebook's class, a file beside it), or is mlworkbench itself.
     """
-    known = metadata.packages_distributions()
+    known = _packages(tuple((folder, os.stat(folder).st_mtime_ns) for folder in sys.path if os.path.isdir(folder)))
     names = set()
     for module in sorted(modules):
         if module == "mlworkbench":

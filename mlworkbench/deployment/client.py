@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..bundling.parity import pinned
+from ..bundling.parity import trust
 from ..core.errors import InputError, MissingPart, NotFound, WorkbenchError, problem
 from ..core.jobs import report
 
@@ -94,7 +94,7 @@ class Connection:
         import httpx
 
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        verify = pinned(self._certificate)
+        verify = trust(self.url, self._certificate)
         return httpx.Client(base_url=self.url, timeout=self.timeout_s, trust_env=False, headers=headers, verify=verify)
 
     def _send(self, http: "httpx.Client", verb: str, route: str, body: Any = None) -> Any:

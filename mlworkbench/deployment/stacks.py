@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..bundling.parity import pinned
+from ..bundling.parity import trust
 from ..containers import compose as files
 from ..containers.compose import PLACES, Slot, Stack
 from ..containers.engine import Engine, find_engine
@@ -208,8 +208,8 @@ def await_revision(project: Project, stack: Stack, timeout_s: float = 20.0) -> N
     """
     import httpx
 
-    shown = pinned(project.folder / "secrets" / "proxy" / stack.tls if stack.tls else None)
     url, seen = f"{'https' if stack.tls else 'http'}://{stack.host}:{stack.port}/readyz", "nobody answered"
+    shown = trust(url, project.folder / "secrets" / "proxy" / stack.tls if stack.tls else None)
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
         with contextlib.suppress(httpx.TransportError), httpx.Client(trust_env=False, verify=shown) as client:
