@@ -15,6 +15,7 @@ from .canonical import canonical_skops
 from .families import Family, Model, Told, families, read_file
 from .task import classes_of, task_of
 from .trusted import check_content, trusted_beside, trusted_types
+from ..serving.runtimes import import_skops
 
 # %% ../../nbs/22_model.scikit_learn.ipynb #c005
 PICKLES = (".joblib", ".pkl", ".pickle")
@@ -22,9 +23,7 @@ PICKLES = (".joblib", ".pkl", ".pickle")
 
 def skops_types(path: Path) -> list[str]:
     """The types in a skops file that skops does not trust by itself; reading them builds nothing."""
-    import skops.io
-
-    return sorted(read_file(path, lambda: skops.io.get_untrusted_types(file=path), "a skops file"))
+    return sorted(read_file(path, lambda: import_skops().get_untrusted_types(file=path), "a skops file"))
 
 
 def open_skops(path: Path, told: Told) -> tuple[Any, list[str]]:
@@ -35,8 +34,6 @@ def open_skops(path: Path, told: Told) -> tuple[Any, list[str]]:
     InputError
         It is no such file, or it holds types that nobody trusts.
     """
-    import skops.io
-
     needed = skops_types(path)
     answered = trusted_types().union(trusted_beside(needed), *(family.trusted for family in families()))
     unknown = sorted(set(needed) - answered - set(told.trusted))
@@ -45,7 +42,7 @@ def open_skops(path: Path, told: Told) -> tuple[Any, list[str]]:
         do = "Name them in `trusted` if you know who made the file and what they are"
         raise InputError(problem(f"model {path.name}", must, ", ".join(unknown), do))
     what = "a skops file that this environment can build"
-    estimator = read_file(path, lambda: skops.io.load(path, trusted=needed), what)
+    estimator = read_file(path, lambda: import_skops().load(path, trusted=needed), what)
     if not told.trust:
         check_content(estimator, f"model {path.name}")
     return estimator, needed
@@ -116,6 +113,7 @@ class ScikitLearn(Family):
 
     def ship(self, model: Model, folder: Path) -> dict[str, Any]:
         """As skops, without the times that a search took; what skops cannot hold as joblib, where its owner trusts pickles."""
+        import_skops()
         from skops.io.exceptions import UnsupportedTypeException
 
         try:
@@ -164,14 +162,14 @@ def save_skops(estimator: Any, path: Path) -> list[str]:
     InputError
         skops cannot hold the estimator.
     """
-    import skops.io
+    skops = import_skops()
     from skops.io.exceptions import UnsupportedTypeException
 
     try:
-        skops.io.dump(slim(estimator), path)
+        skops.dump(slim(estimator), path)
         canonical_skops(path)
     except UnsupportedTypeException as error:
         path.unlink(missing_ok=True)
         do = "Save it as .joblib, and load it with trust"
         raise InputError(problem("save_model", "skops must know all types in the model", str(error), do)) from error
-    return sorted(skops.io.get_untrusted_types(file=path))
+    return sorted(skops.get_untrusted_types(file=path))

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['LIBRARIES', 'GIVES', 'RUNTIMES', 'Scored', 'ScoredModel', 'ScoredTransformer', 'ScoredClassifier', 'scored',
-           'number_rows', 'open_skops', 'open_joblib', 'opener_of', 'load_estimator']
+           'number_rows', 'import_skops', 'open_skops', 'open_joblib', 'opener_of', 'load_estimator']
 
 # %% ../../nbs/11_serving.runtimes.ipynb #c003
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from .errors import ServiceError
@@ -184,15 +186,30 @@ def _check_numbers(values: Any, name: Any, dtype: Any) -> None:
         raise ValueError(f"column {str(name)!r} must hold numbers, since the model takes nothing else") from None
 
 # %% ../../nbs/11_serving.runtimes.ipynb #c016
+_ADAPTERS = [f"sklearn.externals.array_api_compat.{name}" for name in ("cupy", "dask", "torch")]
+
+
+def import_skops() -> ModuleType:
+    """`skops.io`, without what it would bring along: it walks through all of scikit-learn, PyTorch's adapter included."""
+    if "skops.io" not in sys.modules:
+        hidden = dict.fromkeys(name for name in _ADAPTERS if name not in sys.modules)
+        sys.modules.update(hidden)  # where PyTorch is installed, a second and 200 MB in every process
+        try:
+            importlib.import_module("skops.io")
+        finally:
+            for name in hidden:
+                sys.modules.pop(name, None)
+    return importlib.import_module("skops.io")
+
+
 def open_skops(path: Path, about: Mapping[str, Any]) -> Any:
     """A skops file with the types in ``trusted``, and no others."""
-    from skops.io import get_untrusted_types, load
-
+    skops = import_skops()
     trusted = list(about.get("trusted") or [])
-    unknown = sorted(set(get_untrusted_types(file=path)) - set(trusted))
+    unknown = sorted(set(skops.get_untrusted_types(file=path)) - set(trusted))
     if unknown:
         raise ServiceError(503, f"{path.name} holds types that the manifest does not name: {', '.join(unknown)}")
-    return load(path, trusted=trusted)
+    return skops.load(path, trusted=trusted)
 
 
 def open_joblib(path: Path, about: Mapping[str, Any]) -> Any:

@@ -2,6 +2,8 @@
 
 import importlib
 import pickle
+import subprocess
+import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -179,3 +181,13 @@ def test_a_tag_of_the_bentoml_store(place):
         load_model("bentoml:irsi:latest")
     with pytest.raises(NotFound):
         load_model("bentoml:")
+
+
+def test_opening_a_skops_file_brings_no_other_library_along_and_hides_none_for_good(tmp_path):
+    path = tmp_path / "line.skops"
+    save_model(linear_model.LogisticRegression().fit(X, Y), path)
+    asked = ("import sys, importlib; from mlworkbench.model.loading import load_model; load_model(sys.argv[1]);"
+             "assert 'torch' not in sys.modules and 'dask' not in sys.modules;"
+             "assert importlib.import_module('sklearn.externals.array_api_compat.torch').__name__")
+    done = subprocess.run([sys.executable, "-c", asked, path], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
