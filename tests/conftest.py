@@ -27,8 +27,12 @@ def size() -> Callable[[str], int]:
     return lambda name: table[name][column]
 
 
+LONGEST = "test_deployment_targets.py"  # one worker takes a whole file: the longest is begun first
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test that takes a size, or measures, is what `make soak` runs at full size; there it may take its time."""
+    items.sort(key=lambda item: item.path.name != LONGEST)
     for item in items:
         if {"size", "measured"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.soak)
