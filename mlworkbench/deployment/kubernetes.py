@@ -145,7 +145,7 @@ STEPS = ("clear up what an earlier attempt left", "start one replica beside what
          "replay the golden rows through it", "apply the manifests", "wait until every replica is the new one",
          "replay the golden rows through the Service", "remove what is no longer asked for")
 
-
+# %% ../../nbs/63_deployment.kubernetes.ipynb #c015
 class KubernetesTarget(Target):
     """Pods of a cluster, behind a Service."""
 
@@ -243,7 +243,7 @@ class KubernetesTarget(Target):
             release.prune([], proof=proof, at_once=proof)
         release.wait_gone()
 
-# %% ../../nbs/63_deployment.kubernetes.ipynb #c015
+# %% ../../nbs/63_deployment.kubernetes.ipynb #c017
 def _prove(request: Request, release: Release, what: str) -> dict[str, Any]:
     return prove_through(release.cluster, what, request.bundle, _secrets(request)["probe"])
 
@@ -291,7 +291,7 @@ def _restore(release: Release, former: list[dict[str, Any]], timeout_s: float) -
         if former:
             wait_rolled_out(release, timeout_s, older=older, tell=lambda text, fraction: None)
 
-# %% ../../nbs/63_deployment.kubernetes.ipynb #c016
+# %% ../../nbs/63_deployment.kubernetes.ipynb #c018
 def _place(release: Release) -> tuple[str, str, str]:
     return release.cluster.context, release.cluster.namespace, release.cluster.server
 
