@@ -115,6 +115,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     rows = sorted(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
     path.unlink()
     if not rows or not _whole(session.config):  # the table of a part would stand where the whole one was
+        print("", *(" | ".join(row) for row in rows), sep="\n")
         return
     day = datetime.date.today().isoformat()
     outcome = "every test passed" if exitstatus == 0 else f"pytest ended with {int(exitstatus)}"
