@@ -121,7 +121,7 @@ def choose_size(wishes: Wishes, needs: Needs, target: str, place: Place) -> list
     asked = f"{wishes.requests_per_s:g} requests a second" if wishes.requests_per_s else "a load that nobody knows yet"
     capacity = f"a core answers {needs.per_core:,.0f} a second and is planned to be {BUSY:.0%} busy"
     spread = target in ("kubernetes", "ssh")
-    replicas = min(max(2, workers), MOST) if spread else 1
+    replicas = max(2, workers) if spread else 1
     each = 1 if spread else min(workers, place.cores, 64)
     memory = STEP_MB * math.ceil(needs.memory_mb * SPARE * each / STEP_MB)
     load = f"for {asked}: {capacity}"

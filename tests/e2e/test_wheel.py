@@ -27,6 +27,8 @@ def test_the_wheel_carries_notebooks_templates_and_settings(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"mlworkbench/settings.ini", "mlworkbench/nbs/stages/1_evaluate.ipynb", "mlworkbench/core/stages.py",
             "mlworkbench/templates/demo/census_employment.parquet"} <= names
+    templates = [path for path in (ROOT / "templates").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert len(templates) > 30 and {f"mlworkbench/{path.relative_to(ROOT).as_posix()}" for path in templates} <= names
     assert not [n for n in names if n.startswith(("nbs/", "tests/", "templates/")) or "checkpoint" in n]
 
 

@@ -269,3 +269,11 @@ def test_help_lists_every_stage_and_its_options(place):
     assert all(stage in done.stdout for stage in ("evaluate", "bundle", "containerize", "deploy", "monitor", "demo"))
     done = call("evaluate", "--help")
     assert "--gate" in done.stdout and "--resamples" in done.stdout
+
+
+def test_the_command_line_builds_no_grammars_to_read_a_notebook():
+    asked = ("import contextlib, sys; from mlworkbench.app.cli import main\n"
+             "with contextlib.suppress(SystemExit): main(['evaluate', '--help'])\n"
+             "import nbformat; nbformat.validate(nbformat.v4.new_notebook()); assert 'lark' not in sys.modules")
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
